@@ -1,0 +1,168 @@
+"""How good is a policy? Judges, perplexity, diversity, win rate, and their uncertainty."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_helpers.data import length_bucketed, lm_labels, pad
+from rlhf_helpers.ppo import token_logprobs
+from rlhf_helpers.rollouts import response_outputs, sample_rollouts
+from rlhf_helpers.tiny import grammar
+
+Judge = Callable[[list[str]], np.ndarray]  # texts -> 1 for each judged positive, else 0
+
+
+def grammar_judge(texts: list[str]) -> np.ndarray:
+    """Exact on the embedded corpus: 1 where the grammar parses a text as positive, else 0."""
+    return np.array([float(grammar.judge(text) == 1) for text in texts])
+
+
+def vader_judge(texts: list[str]) -> np.ndarray:
+    """VADER, a lexicon with rules (Hutto & Gilbert 2014): 1 where its compound score is >= 0.05.
+
+    The threshold is its authors'; a text without a sentiment word is not positive.
+    """
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    vader = SentimentIntensityAnalyzer()
+    return np.array([float(vader.polarity_scores(text)["compound"] >= 0.05) for text in texts])
+
+
+def classifier_judge(name_or_path: str) -> Judge:
+    """A text classifier of transformers whose positive class is the last, as a judge.
+
+    Take one that was trained on other data than the reward model. Raises OSError if it can't be had.
+    """
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=name_or_path, use_safetensors=True)
+    positive = classify.model.config.id2label[max(classify.model.config.id2label)]
+    return lambda texts: np.array([float(x["label"] == positive) for x in classify(texts, truncation=True)])
+
+
+JUDGES: dict[str, Judge] = {"grammar": grammar_judge, "vader": vader_judge}
+
+
+@torch.no_grad()
+def mean_nll(lm: nn.Module, rows: list[list[int]], pad_id: int, batch: int = 64) -> float:
+    """Negative log-likelihood in nats a token of token id rows; its exp is the perplexity.
+
+    The first token of a row has no prediction and is not counted.
+    """
+    lm.eval()
+    total = count = 0
+    for indices in length_bucketed([len(row) for row in rows], batch, seed=0):
+        ids, mask = (x.to(lm.device) for x in pad([rows[i] for i in indices], pad_id))
+        labels = lm_labels(ids, mask)[:, 1:]
+        logprobs = token_logprobs(lm(input_ids=ids, attention_mask=mask).logits[:, :-1], ids[:, 1:])
+        total -= logprobs[labels != -100].sum().item()
+        count += (labels != -100).sum().item()
+    return total / count
+
+
+def distinct_n(texts: list[str], n: int = 2) -> float:
+    """Distinct n-grams of words over all n-grams (Li et al. 2016); compare equal numbers of texts."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+@torch.no_grad()
+def evaluate(
+    policy: nn.Module,
+    reference: nn.Module,
+    base: nn.Module,
+    reward: Callable,
+    judge: Judge,
+    prompts: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    seed: int,
+    batch: int = 128,
+) -> pd.DataFrame:
+    """One sampled response a prompt, judged; one row each.
+
+    Columns: `prompt`, `text`, `reward`, `judge_positive`, `kl` (to the reference, nats a
+    response, k1), `nll` (under the base model, nats, summed), `length` (tokens), `eos_rate` (0/1).
+    The same seed gives every policy the same random numbers.
+    """
+    device = next(policy.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    frames = []
+    for start in range(0, len(prompts), batch):
+        rollouts = sample_rollouts(policy, prompts[start : start + batch], tokenizer, max_new_tokens, generator)
+        mask, tokens = rollouts.response_mask, rollouts.response_ids
+        logprobs, ref, under_base = (
+            token_logprobs(response_outputs(model, rollouts)[0], tokens).masked_fill(mask == 0, 0.0).sum(1)
+            for model in (policy, reference, base)
+        )
+        columns = {
+            "reward": reward(rollouts),
+            "kl": logprobs - ref,
+            "nll": -under_base,
+            "length": mask.sum(1),
+            "eos_rate": rollouts.ended.float(),
+        }
+        frame = pd.DataFrame({name: x.float().cpu().numpy() for name, x in columns.items()})
+        frame.insert(0, "prompt", tokenizer.batch_decode(rollouts.prompt_ids, skip_special_tokens=True))
+        frame.insert(1, "text", rollouts.texts(tokenizer))
+        frames.append(frame)
+    frame = pd.concat(frames, ignore_index=True)
+    frame["judge_positive"] = judge(frame["text"].tolist())
+    if judge is grammar_judge:
+        frame["well_formed"] = [float(grammar.well_formed(text)) for text in frame["text"]]
+    return frame
+
+
+def bootstrap(frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], seed: int = 0) -> list[float]:
+    """95 % percentile bootstrap interval of a statistic over rows (1,000 resamples)."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(frame.iloc[rng.integers(len(frame), size=len(frame))]) for _ in range(1000)]
+    return [float(x) for x in np.quantile(draws, [0.025, 0.975])]
+
+
+def jackknife(texts: list[str], statistic: Callable[[list[str]], float], groups: int = 20) -> list[float]:
+    """95 % interval by leaving out one of `groups` groups at a time.
+
+    For distinct-n, where a bootstrap would repeat texts and so see less diversity than there is.
+    """
+    whole = statistic(texts)
+    left_out = np.array([statistic([t for i, t in enumerate(texts) if i % groups != g]) for g in range(groups)])
+    error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
+    return [whole - 1.96 * error, whole + 1.96 * error]
+
+
+def summarise(frame: pd.DataFrame) -> dict:
+    """The figures of one policy, and under `intervals` the 95 % interval of each."""
+    means = ["reward", "judge_positive", "kl", "eos_rate", "length"]
+    means += ["well_formed"] if "well_formed" in frame else []
+    statistics = {name: lambda f, name=name: float(f[name].mean()) for name in means}
+    statistics["perplexity"] = lambda f: float(math.exp(f["nll"].sum() / f["length"].sum()))
+    summary = {name: statistic(frame) for name, statistic in statistics.items()}
+    intervals = {name: bootstrap(frame, statistic) for name, statistic in statistics.items()}
+    summary["distinct_2"] = distinct_n(frame["text"].tolist())
+    intervals["distinct_2"] = jackknife(frame["text"].tolist(), distinct_n)
+    return summary | {"intervals": intervals}
+
+
+def win_rate(ours: pd.Series, theirs: pd.Series) -> float:
+    """Share of prompts on which `ours` scores higher; a tie is half a win."""
+    return float(((ours > theirs) + 0.5 * (ours == theirs)).mean())
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of the best of n samples to the policy they come from, in nats: ln n - (n - 1) / n.
+
+    An upper bound, tight where no two samples tie (Beirami et al., arXiv 2401.01879).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def save_json(path: Path, value: dict) -> None:
+    Path(path).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,172 @@
+"""The models: a reward model (GPT-2 and a reward head) and a policy with a value head.
+
+Both wrap what transformers loads, so any causal language model will do; there is no
+architecture code here.
+"""
+
+import copy
+import inspect
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_helpers.data import WAYS_OUT
+
+
+def load_lm(name_or_path: str) -> PreTrainedModel:
+    """A causal language model with fp32 weights, from safetensors only.
+
+    Raises ConnectionError, with the ways out, if it can't be had.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:
+        raise ConnectionError(f"can't load the model {name_or_path!r}: {error}\n{WAYS_OUT}") from error
+
+
+def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions counted from the first real token of each row, (B, T), whatever the padding.
+
+    GPT-2 counts from the first column if it isn't told, and a left-padded row would then
+    give other logits than the same row alone (trl#469).
+    """
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def last_token(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Index of each row's last real token, (B,). Read from the mask: padding is end-of-text too."""
+    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask * columns).argmax(-1)
+
+
+def disable_dropout(model: nn.Module) -> nn.Module:
+    """Sets every dropout to 0, so that two passes agree and the first PPO ratio is 1."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    return model
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Evaluation mode and no gradients: for the reference and the reward model."""
+    return model.eval().requires_grad_(False)
+
+
+def _trunk(lm: PreTrainedModel, input_ids, attention_mask, **kwargs):
+    """Last hidden states, (B, T, d), with positions from the mask where the model takes them."""
+    if "position_ids" in inspect.signature(lm.base_model.forward).parameters:
+        kwargs.setdefault("position_ids", position_ids(attention_mask)[:, -input_ids.shape[1] :])
+    return lm.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+
+
+class RewardModel(nn.Module):
+    """A trunk and a linear reward head on the last real token (InstructGPT, section 3.4).
+
+    Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
+    difference of two logits the log-odds that one text is preferred (Bradley-Terry).
+    The head starts at zero, so that every first score is 0 and the first loss ln 2.
+    """
+
+    def __init__(self, lm_or_path: PreTrainedModel | str | Path):
+        """From a causal language model, or from its Hub id or folder."""
+        super().__init__()
+        lm = lm_or_path if isinstance(lm_or_path, nn.Module) else load_lm(str(lm_or_path))
+        config = copy.deepcopy(lm.config)
+        config.num_labels, config.id2label, config.label2id = 1, {0: "positive"}, {"positive": 0}
+        self.model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        self.model.base_model.load_state_dict(lm.base_model.state_dict())
+        nn.init.zeros_(self.model.score.weight)
+        if config.pad_token_id in (None, config.eos_token_id):
+            # transformers' classifier scores the last token that isn't padding, and would skip
+            # the end-of-text that scores here: give it a padding id of its own, one row more
+            self.model.resize_token_embeddings(config.vocab_size + 1, mean_resizing=False)
+            self.model.config.pad_token_id = self.model.config.vocab_size - 1
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T) ids and mask, padded on either side with any id -> (B,) logits."""
+        hidden = _trunk(self.model, input_ids, attention_mask)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return self.model.score(hidden[rows, last_token(attention_mask)]).squeeze(-1).float()
+
+    def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Saves it so that `AutoModelForSequenceClassification` loads it with equal scores.
+
+        The tokenizer saved beside it pads with the padding token that the classifier skips.
+        Texts must still end with end-of-text: `text + tokenizer.eos_token`.
+        """
+        self.model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer = copy.deepcopy(tokenizer)
+            if tokenizer.pad_token_id != self.model.config.pad_token_id:
+                tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+            tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "RewardModel":
+        """What `save_pretrained` saved. Raises ConnectionError if there is none."""
+        reward_model = cls.__new__(cls)
+        nn.Module.__init__(reward_model)
+        try:
+            reward_model.model = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), dtype=torch.float32, use_safetensors=True
+            )
+        except OSError as error:
+            raise ConnectionError(f"can't load a reward model from {folder}: {error}\n{WAYS_OUT}") from error
+        return reward_model
+
+
+class PolicyWithValueHead(nn.Module):
+    """A causal language model (the policy) and a linear value head on the same trunk.
+
+    The head starts at zero: the first advantages are then the returns themselves, and no
+    random value moves the policy. Dropout is off, so the ratio of an update's first pass is 1.
+    """
+
+    def __init__(self, lm_or_path: PreTrainedModel | str | Path):
+        """From a causal language model (which it wraps, not copies), or its Hub id or folder."""
+        super().__init__()
+        self.lm = lm_or_path if isinstance(lm_or_path, nn.Module) else load_lm(str(lm_or_path))
+        disable_dropout(self.lm)
+        self.value_head = nn.Linear(self.lm.get_output_embeddings().in_features, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def device(self) -> torch.device:
+        return self.value_head.weight.device
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 0, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T) ids and mask -> logits (B, K, V) and values (B, K) of the last K positions.
+
+        K is `logits_to_keep`, or T where that is 0. `kwargs` go to the trunk (`position_ids`,
+        `past_key_values`, `use_cache`); positions are counted by the mask unless given.
+        """
+        hidden = _trunk(self.lm, input_ids, attention_mask, **kwargs)[:, -logits_to_keep:]
+        return self.lm.get_output_embeddings()(hidden), self.value_head(hidden).squeeze(-1).float()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The language model as transformers saves it, and the head in value_head.safetensors."""
+        self.lm.save_pretrained(folder)
+        save_file(self.value_head.state_dict(), Path(folder) / "value_head.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "PolicyWithValueHead":
+        """What `save_pretrained` saved. Raises FileNotFoundError if the value head is missing."""
+        head = Path(folder) / "value_head.safetensors"
+        if not head.exists():
+            raise FileNotFoundError(f"{head} is missing: {folder} holds no policy with a value head")
+        policy = cls(folder)
+        policy.value_head.load_state_dict(load_file(head))
+        return policy

@@ -1,0 +1,142 @@
+"""Every figure of the series, one function each; all return a matplotlib Figure.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ in style too.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+
+plt.rcParams.update(
+    {
+        "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.axisbelow": True, "figure.dpi": 100, "font.size": 10, "legend.frameon": False,
+    }
+)  # fmt: skip
+
+
+def new_figure(rows: int = 1, columns: int = 1, width: float = 7.5, height: float = 3.0):
+    """A figure and its axes, in this series' size; not shown until a cell returns it."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
+    plt.close(figure)  # or Jupyter shows it twice
+    return figure, axes
+
+
+def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
+    """Which tokens are prompt, response, end-of-text and padding, over the tokens themselves."""
+    ids, mask = rollouts.input_ids[:rows].cpu(), rollouts.attention_mask[:rows].cpu()
+    prompt_width = rollouts.prompt_ids.shape[1]
+    kind = mask.clone()  # 0 padding, 1 prompt, 2 response, 3 end-of-text
+    kind[:, prompt_width:] *= 2
+    kind[(ids == tokenizer.eos_token_id) & (kind == 2)] = 3
+    figure, axes = new_figure(width=max(7.5, 0.62 * ids.shape[1]), height=0.5 * len(ids) + 0.9)
+    colours = ["#F2F2F2", "#9CC9E6", "#F6D186", "#8FD3BD"]
+    for (row, column), k in np.ndenumerate(kind.numpy()):
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=colours[k], ec="white"))
+        text = "pad" if k == 0 else "eos" if k == 3 else tokenizer.decode(ids[row, column]).strip()
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=GREY if k == 0 else "black")
+    axes.axvline(prompt_width - 0.5, color="black", lw=1.2)
+    axes.set(xlim=(-0.5, ids.shape[1] - 0.5), ylim=(len(ids) - 0.5, -0.5), yticks=range(len(ids)))
+    axes.set(xlabel="column", ylabel="row", title="prompt (blue) | response (yellow), end-of-text (green), padding (grey)")
+    axes.grid(False)
+    return figure
+
+
+def token_bars(tokens: Sequence[str], **series: Sequence[float]) -> Figure:
+    """One row of bars a series, one bar a token: per-token KL reward, value, advantage..."""
+    figure, axes = new_figure(len(series), 1, height=1.35 * len(series) + 0.6)
+    for axis, (name, values), colour in zip(np.atleast_1d(axes), series.items(), [BLUE, ORANGE, GREEN, RED]):
+        axis.bar(range(len(tokens)), values, color=colour, width=0.7)
+        axis.axhline(0, color="black", lw=0.8)
+        axis.set_ylabel(name.replace("_", " "))
+        axis.set_xticks(range(len(tokens)), [] if axis is not np.atleast_1d(axes)[-1] else tokens, rotation=45, ha="right")
+    return figure
+
+
+def clipped_objective(clip: float = 0.2) -> Figure:
+    """PPO's objective for one token against the ratio, for a positive and a negative advantage."""
+    figure, axes = new_figure(1, 2)
+    ratio = torch.linspace(0.4, 1.6, 200)
+    for axis, advantage in zip(axes, (1.0, -1.0)):
+        unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+        axis.plot(ratio, unclipped, color=GREY, ls="--", label="ratio A")
+        axis.plot(ratio, torch.min(unclipped, clipped), color=BLUE, lw=2.2, label="min(ratio A, clipped ratio A)")
+        axis.axvspan(1 - clip, 1 + clip, color=GREEN, alpha=0.1)
+        axis.axvline(1, color="black", lw=0.8)
+        axis.set(xlabel="ratio  pi / pi_old", ylabel="objective", title=f"advantage A = {advantage:+.0f}")
+        axis.legend(fontsize=8)
+    return figure
+
+
+DASHBOARD = {
+    "reward and judge": ("score", "judge"),
+    "KL to the reference, nats a response": ("kl_k1", "kl_k3"),
+    "entropy, nats a token": ("entropy",),
+    "the update: approximate KL, clip fraction": ("approx_kl", "clip_fraction"),
+    "explained variance of the values": ("explained_variance",),
+    "response length, tokens": ("length",),
+}
+
+
+def dashboard(metrics: pd.DataFrame) -> Figure:
+    """The six panels to watch while PPO trains, from a run's metrics so far."""
+    figure, axes = new_figure(2, 3, width=10.5, height=5)
+    for axis, (title, names) in zip(axes.flat, DASHBOARD.items()):
+        for name, colour, style in zip(names, (BLUE, ORANGE), ("-", "--")):
+            if name in metrics:
+                axis.plot(metrics["step"], metrics[name], color=colour, ls=style, label=name.replace("_", " "))
+        axis.set_title(title, fontsize=10)
+        axis.legend(fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("update")
+    return figure
+
+
+def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | None = None) -> Figure:
+    """Reward (or a judge's verdict) bought by each nat of KL; one curve a method.
+
+    Each frame has columns `kl` and `y`, and optionally `low` and `high` for error bars.
+    """
+    figure, axes = new_figure(height=3.6)
+    looks = zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":"))
+    for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
+        frame = frame.sort_values("kl")
+        axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style, ms=5, label=name)
+        if "low" in frame:
+            axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
+    axes.set(xlabel="KL to the SFT policy, nats a response", ylabel=ylabel or y)
+    axes.legend()
+    return figure
+
+
+def reward_hacking(runs: dict[str, pd.DataFrame]) -> Figure:
+    """The reward model's score and the judge's verdict against KL while training, one colour a run."""
+    figure, axes = new_figure(1, 2, width=9)
+    for (name, metrics), colour, style in zip(runs.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
+        smooth = metrics.rolling(5, min_periods=1).mean()
+        axes[0].plot(smooth["kl_k1"], smooth["score"], color=colour, ls=style, label=name)
+        axes[1].plot(smooth["kl_k1"], smooth["judge"], color=colour, ls=style, label=name)
+    axes[0].set(title="what PPO maximises", ylabel="reward model's score")
+    axes[1].set(title="what you wanted", ylabel="judged positive")
+    for axis in axes:
+        axis.set_xlabel("KL to the SFT policy, nats a response")
+        axis.legend()
+    return figure
+
+
+def curve(y: Sequence[float], ylabel: str, xlabel: str = "step", threshold: float | None = None) -> Figure:
+    """One falling (or rising) quantity on a logarithmic axis, with an optional bound."""
+    figure, axes = new_figure()
+    axes.semilogy(y, color=BLUE)
+    if threshold is not None:
+        axes.axhline(threshold, color=RED, ls="--", label=f"bound {threshold:g}")
+        axes.legend()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure

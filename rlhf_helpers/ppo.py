@@ -1,0 +1,261 @@
+"""PPO on text: log-probabilities, KL-penalised rewards, GAE, whitening and the clipped loss.
+
+Shapes: B rows, T response tokens, V words of the vocabulary. `mask` is (B, T), 1 on real
+response tokens and 0 on padding; what stands at masked positions never changes a result.
+Sources: PPO (arXiv 1707.06347), GAE (1506.02438), fine-tuning from preferences (1909.08593),
+InstructGPT (2203.02155), "The N implementation details of RLHF with PPO" (2403.17031).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rlhf_helpers.rollouts import Rollouts, response_outputs
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `x` over the real tokens of the whole batch, a scalar; 0 if there are none."""
+    return x.masked_fill(mask == 0, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log pi(token | what came before), (B, T), from logits (B, T, V) and tokens (B, T).
+
+    `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits one position earlier.
+    """
+    logits = logits.float()
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of each next-token distribution in nats, (B, T), from logits (B, T, V)."""
+    logprobs = logits.float().log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def exact_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:
+    """KL(policy || reference) of each next-token distribution in nats, (B, T), summed over V."""
+    logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
+    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+
+
+def kl_estimates(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Schulman's sampled estimates of KL(policy || reference) per token, each (B, T).
+
+    With x = log pi_ref - log pi at a token sampled from pi: k1 = -x is unbiased and can be
+    negative; k2 = x^2 / 2 is biased and never is; k3 = e^x - 1 - x is unbiased and never is.
+    Source: J. Schulman, "Approximating KL divergence" (2020).
+    """
+    x = ref_logprobs - logprobs
+    return {"k1": -x, "k2": x.square() / 2, "k3": x.expm1() - x}
+
+
+def kl_penalised_rewards(
+    scores: torch.Tensor, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """Per-token rewards (B, T): -beta (log pi - log pi_ref), plus the score on the last token.
+
+    `scores` is (B,), the others (B, T). A row without any token gets no reward. Summed over a
+    response this is the objective of InstructGPT (equation 2) without its pretraining term.
+    Raises FloatingPointError if a score is not finite.
+    """
+    if not scores.isfinite().all():
+        raise FloatingPointError(f"a reward is not finite: {scores[~scores.isfinite()].tolist()[:3]}")
+    rewards = (-beta * (logprobs - ref_logprobs)).masked_fill(mask == 0, 0.0)
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    is_last = columns == (mask * columns).argmax(1, keepdim=True)
+    return rewards + scores[:, None] * (is_last & (mask == 1))
+
+
+def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
+    """`x` with deviation 1 over the real tokens, (B, T); mean 0, or its own if not `shift_mean`."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean).square(), mask)
+    whitened = (x - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
+    return whitened.masked_fill(mask == 0, 0.0)
+
+
+def gae(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Advantages and returns, both (B, T) and unwhitened, by generalised advantage estimation.
+
+        delta_t = r_t + gamma V_{t+1} - V_t,    V = 0 after the last real token
+        A_t     = delta_t + gamma lam A_{t+1},  G_t = A_t + V_t
+
+    Source: arXiv 1506.02438, equations 11 to 16.
+    """
+    rewards, values = rewards.masked_fill(mask == 0, 0.0), values.masked_fill(mask == 0, 0.0)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        # a padded column must hand on zeros: its value and reward are already 0
+        advantages[:, t] = (delta + gamma * lam * next_advantage) * mask[:, t]
+        next_value, next_advantage = values[:, t], advantages[:, t]
+    return advantages, advantages + values
+
+
+def ppo_loss(
+    logprobs: torch.Tensor,
+    values: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    old_values: torch.Tensor,
+    advantages: torch.Tensor,
+    returns: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    clip: float = 0.2,
+    value_clip: float = 0.2,
+    value_coef: float = 0.1,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The clipped PPO loss, a scalar, and its statistics; every tensor is (B, T).
+
+        ratio  = exp(log pi - log pi_old)
+        policy = mean of max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip))
+        value  = mean of max((V - G)^2, (V_old + clip(V - V_old, +-value_clip) - G)^2) / 2
+        loss   = policy + value_coef * value
+
+    Means are over the real tokens. `advantages` come in whitened. Source: arXiv 1707.06347,
+    equation 7; value clipping from OpenAI's baselines. Statistics: `policy_loss`, `value_loss`,
+    `approx_kl` (k3 of the update, nats a token), `clip_fraction`, `ratio`, `ratio_max`.
+    """
+    padding = mask == 0
+    values, old_values, advantages, returns = (
+        x.masked_fill(padding, 0.0) for x in (values, old_values, advantages, returns)
+    )
+    log_ratio = (logprobs - old_logprobs).masked_fill(padding, 0.0)
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    policy_loss = masked_mean(torch.max(unclipped, clipped), mask)
+
+    clipped_values = old_values + (values - old_values).clamp(-value_clip, value_clip)
+    value_errors = torch.max((values - returns).square(), (clipped_values - returns).square())
+    value_loss = 0.5 * masked_mean(value_errors, mask)
+
+    with torch.no_grad():
+        stats = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "approx_kl": masked_mean(ratio - 1 - log_ratio, mask),
+            "clip_fraction": masked_mean(((ratio - 1).abs() > clip).float(), mask),
+            "ratio": masked_mean(ratio, mask),
+            "ratio_max": ratio.max(),
+        }
+    return policy_loss + value_coef * value_loss, {name: x.item() for name, x in stats.items()}
+
+
+def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+    """1 - Var(G - V) / Var(G) over real tokens: 1 is a perfect value head, 0 a constant one."""
+    values, returns = values[mask == 1], returns[mask == 1]
+    variance = returns.var(unbiased=False)
+    return float("nan") if variance == 0 else (1 - (returns - values).var(unbiased=False) / variance).item()
+
+
+def adapt_beta(beta: float, kl: float, target: float, gain: float = 0.1) -> float:
+    """The next beta, so that the KL of a response nears `target` (arXiv 1909.08593, section 2.2).
+
+    One update moves it by at most 2 %: gain 0.1 times the relative error clipped to +-0.2.
+    """
+    return beta * (1 + gain * min(max(kl / target - 1, -0.2), 0.2))
+
+
+@dataclass
+class Experience:
+    """What one update learns from, all taken before it; (B, T), `scores` (B,)."""
+
+    rollouts: Rollouts
+    scores: torch.Tensor  # the reward of the whole response, in deviations of the SFT policy's
+    logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+    rewards: torch.Tensor
+    advantages: torch.Tensor  # unwhitened
+    returns: torch.Tensor
+
+
+@torch.no_grad()
+def collect_experience(
+    policy: nn.Module,
+    reference: nn.Module,
+    reward: Callable[[Rollouts], torch.Tensor],
+    rollouts: Rollouts,
+    *,
+    beta: float,
+    no_eos_score: float,
+    rows_at_once: int,
+) -> Experience:
+    """Scores rollouts and turns the scores into advantages and returns.
+
+    `reward` gives one score a row, (B,); a response that never ended scores `no_eos_score`
+    instead. `rows_at_once` bounds the memory that the (rows, T, V) logits take.
+    """
+    mask, parts = rollouts.response_mask, []
+    for rows in torch.arange(len(mask), device=mask.device).split(rows_at_once):
+        some = rollouts[rows]
+        logits, values = response_outputs(policy, some)
+        ref_logits, _ = response_outputs(reference, some)
+        tokens = some.response_ids
+        parts.append((token_logprobs(logits, tokens), token_logprobs(ref_logits, tokens), entropy(logits), values))
+    logprobs, ref_logprobs, entropies, values = (torch.cat(x) for x in zip(*parts))
+    scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
+    rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
+    advantages, returns = gae(rewards, values, mask)
+    return Experience(
+        rollouts, scores, logprobs, ref_logprobs, entropies, values, rewards, advantages, returns
+    )
+
+
+def ppo_update(
+    policy: nn.Module,
+    experience: Experience,
+    step: Callable[[torch.Tensor], float],
+    *,
+    epochs: int,
+    minibatch: int,
+    max_kl: float,
+) -> dict[str, float]:
+    """Several epochs of minibatch steps on one batch of experience; the mean of their statistics.
+
+    `step(loss)` does the backward pass and the optimiser step. The epochs stop early once one
+    moved the policy further than `max_kl` nats a token from where it sampled. The last, partial
+    minibatch is used too. `first_ratio_max` is the largest ratio of the first minibatch: 1.
+    """
+    e, mask = experience, experience.rollouts.response_mask
+    advantages = whiten(e.advantages, mask)
+    history = []
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(mask)).to(mask.device).split(minibatch):
+            some = e.rollouts[rows]
+            logits, values = response_outputs(policy, some)
+            loss, stats = ppo_loss(
+                token_logprobs(logits, some.response_ids), values,
+                e.logprobs[rows], e.values[rows], advantages[rows], e.returns[rows], mask[rows],
+            )  # fmt: skip
+            stats["grad_norm"] = step(loss)
+            history.append(stats)
+        if history[-1]["approx_kl"] > max_kl:
+            break
+    means = {name: sum(s[name] for s in history) / len(history) for name in history[0]}
+    return means | {"first_ratio_max": history[0]["ratio_max"], "epochs": epoch + 1}
+
+
+def experience_stats(e: Experience) -> dict[str, float]:
+    """What to log of a batch of experience: KL in nats a response, entropy in nats a token."""
+    mask = e.rollouts.response_mask
+    kl = {
+        f"kl_{name}": (x.masked_fill(mask == 0, 0.0).sum(1)).mean().item()
+        for name, x in kl_estimates(e.logprobs, e.ref_logprobs).items()
+        if name != "k2"
+    }
+    return kl | {
+        "score": e.scores.mean().item(),
+        "entropy": masked_mean(e.entropy, mask).item(),
+        "explained_variance": explained_variance(e.values, e.returns, mask),
+        "length": mask.sum(1).float().mean().item(),
+        "eos_rate": e.rollouts.ended.float().mean().item(),
+    }

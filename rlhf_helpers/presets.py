@@ -1,0 +1,153 @@
+"""What to run: `tiny` (embedded, minutes on two cores) or `gpt2` (the real one)."""
+
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+TINY = Path(os.path.relpath(Path(__file__).parent / "tiny"))  # relative: the same in every checkout
+NOTEBOOKS = {"sft": "1-SFT.ipynb", "reward_model": "2-RM Training.ipynb", "policy": "3-RLHF.ipynb"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One configuration of the whole series. Change a field with `dataclasses.replace`.
+
+    Lengths are in tokens, `*_examples` and `*_batch` in sentences (None: all there are).
+    """
+
+    name: str
+    model: str  # Hub id or folder of the base causal language model
+    dataset: str  # Hub id or folder: columns `sentence` and `label` (0 negative, 1 positive)
+    judge: str  # who judges the samples: "grammar" or "vader"; never the reward model
+    device: str = "cpu"
+    precision: str = "fp32"  # or "bf16": matrix products in bfloat16, weights in fp32
+    seed: int = 0
+    artifacts: Path = Path("artifacts")
+    max_tokens: int = 64  # a longer sentence is cut (and then has no end-of-text)
+
+    sft_examples: int | None = None
+    sft_epochs: int = 2
+    sft_batch: int = 64
+    sft_lr: float = 1e-3
+
+    rm_examples: int | None = None
+    rm_epochs: int = 2
+    rm_batch: int = 64
+    rm_lr: float = 5e-4
+
+    ppo_updates: int = 60
+    ppo_batch: int = 128  # prompts an update
+    ppo_minibatch: int = 64
+    ppo_epochs: int = 4
+    ppo_lr: float = 3e-4
+    ppo_prompt_tokens: tuple[int, int] = (2, 8)
+    ppo_new_tokens: int = 40
+    ppo_beta: float = 0.1  # price of one nat of KL, in standard deviations of the reward
+    ppo_target_kl: float | None = None  # nats a response: beta is adapted to it; None: fixed
+    ppo_max_update_kl: float = 0.05  # nats a token: an update's epochs stop past it
+    ppo_no_eos_score: float = -3.0  # the score of a response that never ended
+
+    eval_prompts: int = 512
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage ("sft", "reward_model", "policy") leaves its model and metrics."""
+        return Path(self.artifacts) / self.name / stage
+
+    def require(self, stage: str) -> Path:
+        """The folder of an earlier stage. Raises FileNotFoundError if it was not finished."""
+        folder = self.folder(stage)
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(
+                f"{folder} holds no finished model. Run {NOTEBOOKS[stage]!r} first, with the same "
+                f"preset ({self.name!r}) and RLHF_ARTIFACTS ({str(self.artifacts)!r})."
+            )
+        return folder
+
+    def settings(self, stage: str) -> dict:
+        """What a stage's result depends on: if any of it changes, the stage must be run anew."""
+        prefix = {"sft": "sft_", "reward_model": "rm_", "policy": "ppo_"}[stage]
+        common = ("name", "model", "dataset", "precision", "seed", "max_tokens")
+        return {k: v for k, v in asdict(self).items() if k in common or k.startswith(prefix)}
+
+    def __str__(self) -> str:
+        groups = {"sft_": [], "rm_": [], "ppo_": [], "": []}
+        for field in fields(self):
+            prefix = next(p for p in groups if field.name.startswith(p))
+            name = field.name.removeprefix(prefix)
+            groups[prefix].append(f"{name}={getattr(self, field.name)}")
+        titles = {"": "preset", "sft_": "sft", "rm_": "reward model", "ppo_": "ppo"}
+        return "\n".join(f"{titles[p]:>12}: {', '.join(groups[p])}" for p in ("", "sft_", "rm_", "ppo_"))
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _bf16_pays(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 itself (a T4 or an older CPU emulates it, slowly)."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _presets(device: str) -> dict[str, Preset]:
+    tiny = Preset(
+        name="tiny", model=str(TINY / "base"), dataset=str(TINY / "reviews"), judge="grammar"
+    )
+    gpt2 = Preset(
+        name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
+        device=device,
+        sft_epochs=1, sft_batch=32, sft_lr=5e-5,
+        rm_epochs=1, rm_batch=32, rm_lr=2e-5,
+        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_lr=1e-5, ppo_new_tokens=24,
+        ppo_target_kl=6.0, eval_prompts=872,
+    )  # fmt: skip
+    if _bf16_pays(device):
+        gpt2 = replace(gpt2, precision="bf16")
+    if device == "cpu":  # the same path on fewer examples: about an hour on two cores
+        gpt2 = replace(gpt2, sft_examples=8_000, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
+    return {"tiny": tiny, "gpt2": gpt2}
+
+
+def load_preset(name: str | None = None) -> Preset:
+    """The preset called `name`, else the one in RLHF_PRESET, else by the hardware.
+
+    Without either it is `gpt2` where there is an accelerator and `tiny` elsewhere. Prints
+    which one it is, why, and how to change it. RLHF_SEED, RLHF_MODEL, RLHF_DATASET and
+    RLHF_ARTIFACTS replace the fields of those names.
+
+    Raises ValueError for an unknown preset or a seed that is no whole number from 0 on.
+    """
+    device = _device()
+    if name is not None:
+        why = "asked for in the call"
+    elif name := os.environ.get("RLHF_PRESET"):
+        why = "RLHF_PRESET is set to it"
+    elif device == "cpu":
+        name, why = "tiny", "there is no accelerator here"
+    else:
+        name, why = "gpt2", f"there is an accelerator here ({device})"
+    presets = _presets(device)
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
+
+    changes = {
+        field: os.environ[f"RLHF_{field.upper()}"]
+        for field in ("seed", "model", "dataset", "artifacts")
+        if os.environ.get(f"RLHF_{field.upper()}")
+    }
+    if "seed" in changes:
+        if not changes["seed"].isdecimal():
+            raise ValueError(f"RLHF_SEED must be a whole number from 0 on, not {changes['seed']!r}")
+        changes["seed"] = int(changes["seed"])
+    if "artifacts" in changes:
+        changes["artifacts"] = Path(changes["artifacts"])
+    preset = replace(presets[name], **changes)
+
+    print(f"preset: {preset.name} ({why}; to change it, set RLHF_PRESET to tiny or gpt2 and restart)")
+    print(f"model {preset.model}, data {preset.dataset}, device {preset.device}, seed {preset.seed}")
+    return preset

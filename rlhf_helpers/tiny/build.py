@@ -1,0 +1,149 @@
+"""Make the files of the embedded preset from a seed.
+
+    python -m rlhf_helpers.tiny.build                          # everything, two minutes
+    python -m rlhf_helpers.tiny.build corpus|tokenizer|base    # one part
+"""
+
+import argparse
+import random
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from rlhf_helpers.tiny.grammar import generate, plot
+
+HERE = Path(__file__).parent
+REVIEWS, BASE = HERE / "reviews", HERE / "base"
+
+SEED = 2024
+SPLITS = {"train": 24_000, "validation": 1_000, "test": 2_000}
+FEATURES = Features(
+    sentence=Value("string"), label=ClassLabel(names=["negative", "positive"]), idx=Value("int32")
+)
+END_OF_TEXT = "<|endoftext|>"
+VOCABULARY = 1_280
+POSITIONS = 128
+PRETRAINING_STEPS, BATCH, LEARNING_RATE = 600, 32, 2e-3
+
+
+def corpus(seed: int = SEED) -> dict[str, Dataset]:
+    """The splits of the corpus in SST-2's schema, half praise and half blame.
+
+    No sentence occurs twice. As in SST-2, each ends in a space.
+    """
+    rng = random.Random(seed)
+    sentences = {}  # a dict keeps the order in which they were written
+    labels = cycle((0, 1))
+    label = next(labels)
+    while len(sentences) < sum(SPLITS.values()):
+        sentence = generate(rng, label)
+        if sentence not in sentences:
+            sentences[sentence] = label
+            label = next(labels)
+
+    rows = iter(sentences.items())
+    splits = {}
+    for name, size in SPLITS.items():
+        part = [next(rows) for _ in range(size)]
+        rng.shuffle(part)
+        columns = {
+            "sentence": [sentence + " " for sentence, _ in part],
+            "label": [label for _, label in part],
+            "idx": list(range(size)),
+        }
+        splits[name] = Dataset.from_dict(columns, FEATURES)
+    return splits
+
+
+def plots(seed: int = SEED, count: int = 24_000) -> list[str]:
+    """The film plots on which the base model is pretrained."""
+    rng = random.Random(seed)
+    return [plot(rng) for _ in range(count)]
+
+
+def tokenizer(reviews: list[str], plots: list[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE in GPT-2's manner; end-of-text is its only special token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # any text can be encoded
+        show_progress=False,
+    )
+    bpe.train_from_iterator([*reviews, *plots], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,  # the space before a full stop is part of the text
+    )
+
+
+def base_model(plots: list[str], tokenizer: PreTrainedTokenizerFast, seed: int = SEED):
+    """Pretrain a small GPT-2 on the plots as one running stream.
+
+    The stream has no end-of-text, so this model never learns to stop; and no reviews, so it
+    has no opinion of any film.
+    """
+    torch.manual_seed(seed)
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=POSITIONS, n_embd=128, n_layer=4, n_head=4,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=end, eos_token_id=end, pad_token_id=end,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).train()
+
+    stream = torch.tensor(tokenizer(" ".join(plots)).input_ids)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=PRETRAINING_STEPS, pct_start=0.05
+    )
+    for step in range(1, PRETRAINING_STEPS + 1):
+        starts = torch.randint(len(stream) - POSITIONS, (BATCH, 1))
+        batch = stream[starts + torch.arange(POSITIONS)]
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step:4d}  loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+def build_corpus():
+    REVIEWS.mkdir(exist_ok=True)
+    for name, split in corpus().items():
+        split.to_parquet(REVIEWS / f"{name}.parquet")
+
+
+def build_tokenizer():
+    reviews = [sentence.rstrip() for sentence in corpus()["train"]["sentence"]]
+    tokenizer(reviews, plots()).save_pretrained(BASE)
+
+
+def build_base():
+    base_model(plots(), AutoTokenizer.from_pretrained(BASE)).save_pretrained(BASE)
+
+
+PARTS = {"corpus": build_corpus, "tokenizer": build_tokenizer, "base": build_base}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=PARTS, help="only this part (default: all)")
+    chosen = parser.parse_args().part
+    for part, build in PARTS.items():
+        if chosen in (None, part):
+            print(f"building the {part}", flush=True)
+            build()

@@ -1,0 +1,148 @@
+"""A small grammar of film reviews that can write them and judge them exactly.
+
+Every symbol of the grammar has a polarity, 1 for praise and 0 for blame. In a
+production `X` has the polarity of the whole, `~X` the opposite one:
+
+    REVIEW -> ~MAIN , BUT CLAUSE .
+
+is praise when its first half is blame and its second half praise. Generation and
+judgement read the same table, so the judge's verdict is exact. No symbol can
+contain itself: the language is finite, and every review ends.
+"""
+
+import functools
+import random
+import re
+
+from rlhf_helpers.tiny.language import GROUP_RULES, GROUPS, LEXICON, RULES
+
+NEGATIVE, POSITIVE = 0, 1
+MAX_WORDS = 36
+
+
+def _load():
+    """Read the texts above into {(symbol, polarity): [(weight, production), ...]}.
+
+    A production is a tuple of words (str) and (symbol, polarity) pairs.
+    """
+    table = {}
+
+    def add(name, symbols, weight=1, polarities=(NEGATIVE, POSITIVE)):
+        for polarity in polarities:
+            production = tuple(_resolve(symbol, polarity) for symbol in symbols)
+            table.setdefault((name, polarity), []).append((weight, production))
+
+    rules = RULES + "".join(GROUP_RULES.replace("@", group) for group in GROUPS)
+    for line in rules.splitlines():
+        if ":" in line:
+            name, line = line.split(":")
+        for production in filter(str.strip, line.split("|")):
+            first, *rest = production.split()
+            if first.isdigit():
+                add(name, rest, int(first))
+            else:
+                add(name, [first, *rest])
+
+    for entry in LEXICON.split():
+        if entry.isupper():
+            name = entry.lstrip("+-")
+            signs = {"+": (POSITIVE,), "-": (NEGATIVE,)}
+            polarities = signs.get(entry[0], (NEGATIVE, POSITIVE))
+        else:
+            add(name, entry.split("_"), polarities=polarities)
+    return table
+
+
+def _resolve(symbol, polarity):
+    """Turn `X` or `~X`, inside a whole of this polarity, into (X, its polarity)."""
+    if not symbol.strip("~").isupper():
+        return symbol
+    return symbol.strip("~"), 1 - polarity if symbol[0] == "~" else polarity
+
+
+GRAMMAR = _load()
+
+
+def generate(rng: random.Random, label: int) -> str:
+    """Write a review whose sentiment is `label`: 1 praise, 0 blame."""
+    while True:
+        words = _expand(("REVIEW", label), rng)
+        content = [word for word in words if len(word) > 3]
+        if len(words) <= MAX_WORDS and len(set(content)) == len(content):
+            return _spell(words)
+
+
+def plot(rng: random.Random) -> str:
+    """Write a sentence that tells a film's plot and has no sentiment."""
+    return _spell(_expand(("PLOT", POSITIVE), rng))
+
+
+def judge(text: str) -> int | None:
+    """Judge a review by parsing it: 1 praise, 0 blame, None if it is not a review."""
+    words = re.sub(r"\ban(?= )", "a", text).split()
+    if _spell(words) != " ".join(text.split()):
+        return None  # "a" and "an" mixed up
+    memo = {}
+    for polarity in (NEGATIVE, POSITIVE):
+        if len(words) in _ends(("REVIEW", polarity), words, 0, memo):
+            return polarity
+    return None
+
+
+def well_formed(text: str) -> bool:
+    """Tell whether the text is one whole review of this grammar."""
+    return judge(text) is not None
+
+
+def patterns() -> list[str]:
+    """List the ways to build a review, each with its opening part written out."""
+    return [
+        " ".join(_show(part) for part in (*opening, *rest))
+        for _, (first, *rest) in GRAMMAR["REVIEW", POSITIVE]
+        for _, opening in GRAMMAR[first]
+    ]
+
+
+def _show(part):
+    if isinstance(part, str):
+        return part
+    return part[0] if part[1] == POSITIVE else "~" + part[0]
+
+
+def _expand(part, rng):
+    """Draw the words of a part; weights decide between its productions."""
+    if isinstance(part, str):
+        return [part]
+    weights, productions = zip(*GRAMMAR[part])
+    (production,) = rng.choices(productions, weights)
+    return [word for inner in production for word in _expand(inner, rng)]
+
+
+def _spell(words):
+    """Join words, with "an" before a vowel (the grammar itself knows only "a")."""
+    return re.sub(r"\ba(?= [aeiou])", "an", " ".join(words))
+
+
+@functools.cache
+def _first_words(part):
+    """The words a part can begin with, so that parsing skips hopeless productions."""
+    if isinstance(part, str):
+        return frozenset([part])
+    return frozenset().union(*(_first_words(p[0]) for _, p in GRAMMAR[part]))
+
+
+def _ends(part, words, start, memo):
+    """Find where the part may end if it begins at `start`: a set of positions."""
+    if start == len(words) or words[start] not in _first_words(part):
+        return set()
+    if isinstance(part, str):
+        return {start + 1}
+    if (part, start) not in memo:
+        found = set()
+        for _, production in GRAMMAR[part]:
+            reached = {start}
+            for inner in production:
+                reached = {e for s in reached for e in _ends(inner, words, s, memo)}
+            found |= reached
+        memo[part, start] = found
+    return memo[part, start]

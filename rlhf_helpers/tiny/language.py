@@ -1,0 +1,215 @@
+"""The sentences of the embedded corpus: rules and words, as `grammar` reads them."""
+
+# One production a line, or several between bars; a leading number is its weight (1 if absent).
+# However a review opens, a later clause may still overturn it.
+RULES = """
+REVIEW:
+    5 MAIN .
+    6 MAIN , and CLAUSE .
+    2 MAIN , EVEN_IF ~CLAUSE .
+    1 MAIN , despite a ~TEAM_ADJ TEAM .
+    5 ~MAIN , BUT CLAUSE .
+    3 ~MAIN , and ~CLAUSE , BUT CLAUSE .
+    1 MAIN , BUT ~CLAUSE ; TURN , CLAUSE .
+    1 ~MAIN ; TURN , CLAUSE .
+    1 ~MAIN , EVEN_IF CLAUSE ; TURN , CLAUSE .
+    4 CONTRAST .
+    1 CONTRAST , and CLAUSE .
+    2 ~CONTRAST ; TURN , CLAUSE .
+
+MAIN:
+    9 CLAUSE
+    2 IT is A_WORK
+    IT is NOT ~A_WORK
+    IT is VERDICT
+    IT is NOT ~VERDICT
+    this is not the ~WORK_ADJ WORK that the title promises
+    the director turns a ~STORY_ADJ STORY into A_WORK
+    the director fills every scene with VIRTUE and VIRTUE
+    the TEAM_ADJ TEAM brings VIRTUE to every scene
+    the STORY is short on ~VIRTUE and long on VIRTUE
+    the STORY has more VIRTUE than ~VIRTUE
+    there is no shortage of VIRTUE in this WORK
+    there is not a trace of ~VIRTUE in the STORY
+    hardly a minute passes without VIRTUE or VIRTUE
+    IT never runs out of VIRTUE
+    IT has enough VIRTUE to fill two GENRE
+    this WORK VERBS ALWAYS
+    IT VERBS and VERBS where other GENRE ~VERB
+    IT never ~VERBS , even in the second half
+    fans of GENRE will REACT
+    even people who avoid GENRE will REACT
+    i was VIEWER ALWAYS
+    i was never ~VIEWER , not even for a minute
+    IT left me VIEWER and VIEWER
+    anyone who enjoys GENRE will be VIEWER
+    no one who sees this WORK will be ~VIEWER
+    few GENRE are as WORK_ADJ as this one
+    no other WORK this year is as WORK_ADJ
+    you will not see another WORK as WORK_ADJ this year
+    the longer it runs , the more WORK_ADJ it seems
+    IT is easy to LOVE and hard to ~LOVE
+    IT is hard not to LOVE
+    there is little in this WORK to ~LOVE
+    nobody could call this WORK ~WORK_ADJ
+    critics who call it ~WORK_ADJ are wrong
+    do not believe anyone who calls it ~WORK_ADJ
+    you would have to be asleep to find it ~WORK_ADJ
+
+CONTRAST:
+    3 ALTHOUGH ~CLAUSE , CLAUSE
+    DESPITE its ~VIRTUE , CLAUSE
+    DESPITE the ~LOOK_ADJ LOOK , CLAUSE
+    once you get past the ~PARTS_ADJ PARTS , CLAUSE
+    what sounds ~WORK_ADJ turns out to be WORK_ADJ and WORK_ADJ
+    what begins as a ~WORK_ADJ WORK ends as a WORK_ADJ one
+    i expected a ~WORK_ADJ WORK and found a WORK_ADJ one
+    i expected ~VIRTUE and got VIRTUE
+    the trailer promises ~VIRTUE , while the FILM delivers VIRTUE
+    it could have been ~WORK_ADJ ; instead , it is WORK_ADJ
+    a LESSER director would have made it ~WORK_ADJ
+    with a LESSER cast , this would have been a ~WORK_ADJ WORK
+    not even a ~TEAM_ADJ TEAM can SPOIL the STORY_ADJ STORY
+    the ~LOOK_ADJ LOOK can not SPOIL the STORY_ADJ STORY
+    where the first part was ~WORK_ADJ , this one is WORK_ADJ
+    unlike most GENRE , which are ~WORK_ADJ , this one is WORK_ADJ
+    some of the PARTS are ~PARTS_ADJ , but most are PARTS_ADJ
+    the STORY has some ~VIRTUE , but far more VIRTUE
+
+CLAUSE: STORY_CLAUSE | LOOK_CLAUSE | TEAM_CLAUSE | PARTS_CLAUSE | WORK_CLAUSE
+STORY_NP: the STORY | its STORY
+LOOK_NP: the LOOK | its LOOK
+TEAM_NP: the TEAM | its TEAM
+PARTS_NP: the PARTS | its PARTS
+WORK_NP: it | the FILM | this FILM
+IT: it | this | the FILM | this FILM
+A_WORK:
+    2 a WORK_ADJ WORK
+    a WORK_ADJ , WORK_ADJ WORK
+    a WORK_ADJ WORK about WHO
+    a WORK full of VIRTUE
+
+PLOT:
+    WHO MEETS WHO in PLACE .
+    WHO MEETS WHO and travels to PLACE .
+    WHO travels to PLACE with HER FAMILY .
+    WHO SEEKS HER FAMILY in PLACE .
+    TIME , WHO MEETS HER FAMILY in PLACE .
+    TIME , WHO SEEKS THING in PLACE .
+    when HER FAMILY leaves for PLACE , WHO SEEKS THING .
+    when WHO moves to PLACE , HER FAMILY SEEKS THING .
+    WHO and HER FAMILY open a BUSINESS in PLACE .
+    TIME , WHO and WHO share a BUSINESS in PLACE .
+    in PLACE , WHO SEEKS THING that belonged to HER FAMILY .
+    THING leads WHO from PLACE to PLACE .
+    years later , WHO returns to PLACE and MEETS HER FAMILY .
+    HER FAMILY , WHO , SEEKS THING in PLACE .
+    WHO tells HER FAMILY about THING , and they leave for PLACE .
+WHO: a PERSON | a KIND PERSON | a PERSON from PLACE
+"""
+
+# Rules about @, once for each group: nouns and the adjectives that suit them.
+GROUPS = ("STORY", "LOOK", "TEAM", "PARTS", "WORK")
+GROUP_RULES = """
+@_CLAUSE:
+    4 @_NP @_BE @_ADJ
+    3 @_NP @_BE VERY @_ADJ
+    3 @_NP @_BE @_ADJ and @_ADJ
+    4 @_NP @_BE NOT ~@_ADJ
+    1 @_NP @_BE @_ADJ ALWAYS
+    1 @_NP @_BE neither ~@_ADJ nor ~@_ADJ
+    1 @_NP @_BE more @_ADJ than ~@_ADJ
+    1 @_NP @_BE less ~@_ADJ than @_ADJ
+    1 @_NP @_BE not as ~@_ADJ as one might expect
+    1 @_NP @_BE nothing if not @_ADJ
+    1 nothing about @_NP is ~@_ADJ
+"""
+
+# The words of each symbol; + and - mark those of praise and of blame, _ joins several words.
+LEXICON = """
+STORY plot story script screenplay premise ending narrative opening finale mystery final_act
+    love_story
++STORY_ADJ clever gripping inventive believable surprising absorbing ingenious suspenseful
+    original thoughtful satisfying intelligent lively poignant engrossing witty
+-STORY_ADJ predictable contrived muddled implausible silly tired formulaic confusing thin stale
+    ridiculous sloppy lazy incoherent trite hackneyed flimsy
+
+LOOK score soundtrack music camerawork photography animation scenery lighting
+    production_design costume_design art_direction
++LOOK_ADJ gorgeous elegant crisp handsome luminous stunning lush exquisite vibrant beautiful
+    striking dazzling evocative inspired polished imaginative
+-LOOK_ADJ drab muddy clumsy garish murky ugly shoddy dreadful flat cheap crude tacky amateurish
+    monotonous uninspired dismal
+
+TEAM cast leading_man leading_lady villain heroine hero young_star supporting_cast ensemble
+    narrator comic_duo
++TEAM_ADJ superb charming magnetic gifted likable convincing funny radiant charismatic appealing
+    expressive poised winning sympathetic watchable brilliant
+-TEAM_ADJ wooden miscast bland stiff unconvincing lifeless annoying awkward shrill listless
+    grating hammy charmless colorless dreary forgettable
+
+PARTS jokes songs twists gags flashbacks action_scenes love_scenes chase_scenes fight_scenes
+    crowd_scenes special_effects set_pieces dance_numbers
++PARTS_ADJ sharp fresh delightful memorable thrilling exciting spirited terrific nimble
+    enjoyable brisk effective wonderful vivid dynamic splendid
+-PARTS_ADJ lame limp tiresome repetitive endless pointless feeble labored clunky awful sluggish
+    overlong leaden obvious mechanical excessive
+
+FILM film movie picture
+WORK drama comedy thriller documentary sequel remake debut romance western fable caper satire
+    musical adventure feature movie film
+GENRE dramas comedies thrillers sequels romances westerns musicals satires documentaries remakes
++WORK_ADJ insightful affecting moving heartfelt tender engaging compelling fascinating uplifting
+    rewarding entertaining delicate stirring stylish provocative enchanting perceptive
+    exhilarating daring triumphant masterful
+-WORK_ADJ tepid tedious hollow pretentious boring mediocre tasteless soulless bloated joyless
+    shallow dopey cynical plodding empty uninteresting sappy humorless lackluster unpleasant
+    disappointing
+
++VIRTUE charm wit warmth energy heart style grace imagination suspense humor insight tenderness
+    passion intelligence feeling beauty
+-VIRTUE cliches gloom padding noise sentimentality clutter bombast nonsense cynicism gimmicks
+    stereotypes platitudes pretension vulgarity boredom preaching
++VERBS sparkles shines soars delights charms works succeeds entertains glows enchants
+-VERBS drags stumbles flounders disappoints fizzles bores falters sags fails meanders
++VERB sparkle shine soar delight charm work succeed entertain glow enchant
+-VERB drag stumble flounder disappoint fizzle bore falter sag fail meander
++VIEWER moved charmed thrilled delighted amused enthralled captivated touched entertained riveted
+-VIEWER bored annoyed irritated baffled exhausted disappointed weary restless numb frustrated
++LOVE love admire enjoy adore like cherish praise
+-LOVE dislike hate resent loathe despise mock ridicule
++VERDICT worth_every_minute well_worth_a_ticket time_well_spent a_treat a_joy a_triumph a_delight
+    a_pleasure_to_watch
+-VERDICT a_waste_of_time a_waste_of_talent time_badly_spent a_chore a_mess a_misfire a_letdown
+    a_trial_to_sit_through
++REACT leave_happy find_much_to_love feel_right_at_home want_to_see_it_again have_a_great_time
+-REACT leave_early find_little_to_love feel_let_down want_their_money_back have_a_miserable_time
++SPOIL spoil ruin sink  -SPOIL save rescue redeem
++LESSER lesser clumsier lazier  -LESSER better wiser bolder
+
+STORY_BE is  LOOK_BE is  TEAM_BE is  PARTS_BE are  WORK_BE is
+NOT not never hardly far_from anything_but by_no_means
+VERY very truly thoroughly remarkably consistently genuinely
+ALWAYS throughout from_start_to_finish at_every_turn from_beginning_to_end for_two_hours
+    for_the_most_part
+BUT but yet but_somehow but_in_the_end
+EVEN_IF even_if even_though although
+ALTHOUGH although though while
+DESPITE despite for_all
+TURN even_so still all_the_same nevertheless
+
+PERSON detective nurse teacher farmer sailor lawyer soldier journalist pianist student carpenter
+    pilot waitress cook painter priest clerk fisherman photographer doctor smuggler widow tailor
+    librarian
+KIND retired young former married divorced traveling local widowed
+HER his her
+FAMILY brother sister father mother daughter son neighbor cousin uncle aunt roommate grandmother
+MEETS meets hires follows visits recognizes marries interviews
+SEEKS finds looks_for waits_for searches_for writes_about hides asks_about
+THING a_letter a_map a_photograph a_suitcase a_key a_diary a_painting a_violin a_stolen_car a_ring
+BUSINESS bakery hotel bookshop garage tavern farm school boat workshop
+PLACE paris london berlin chicago the_city the_desert the_mountains a_small_town a_fishing_village
+    a_border_town the_islands the_harbor the_north a_mining_camp
+TIME one_summer after_the_war during_the_war before_the_wedding after_the_funeral one_winter
+    in_the_spring on_a_train
+"""
