@@ -1,11 +1,12 @@
 """A small grammar of film reviews that can write them and judge them exactly.
 
 Every symbol of the grammar has a polarity, 1 for praise and 0 for blame. In a
-production `X` has the polarity of the whole, `~X` the opposite one:
+production `X` has the polarity of the whole and `~X` the opposite one; `X?` and
+`~X?` are written so, and may be read with either:
 
-    REVIEW -> ~MAIN , BUT CLAUSE .
+    REVIEW -> ~MAIN? , BUT CLAUSE .
 
-is praise when its first half is blame and its second half praise. Generation and
+is praise when its second half is, whatever its first half says. Generation and
 judgement read the same table, so the judge's verdict is exact. No symbol can
 contain itself: the language is finite, and every review ends.
 """
@@ -16,14 +17,15 @@ import re
 
 from rlhf_helpers.tiny.language import GROUP_RULES, GROUPS, LEXICON, RULES
 
-NEGATIVE, POSITIVE = 0, 1
+NEGATIVE, POSITIVE, EITHER = 0, 1, 2  # EITHER: read as any polarity
 MAX_WORDS = 36
 
 
 def _load():
     """Read the texts above into {(symbol, polarity): [(weight, production), ...]}.
 
-    A production is a tuple of words (str) and (symbol, polarity) pairs.
+    A production is a tuple of words (str) and parts (symbol, polarity written, polarity read).
+    (symbol, EITHER) has the productions of both polarities.
     """
     table = {}
 
@@ -50,14 +52,18 @@ def _load():
             polarities = signs.get(entry[0], (NEGATIVE, POSITIVE))
         else:
             add(name, entry.split("_"), polarities=polarities)
+    for name in {name for name, _ in table}:
+        table[name, EITHER] = table[name, POSITIVE] + table[name, NEGATIVE]
     return table
 
 
 def _resolve(symbol, polarity):
-    """Turn `X` or `~X`, inside a whole of this polarity, into (X, its polarity)."""
-    if not symbol.strip("~").isupper():
+    """Turn `X`, `~X`, `X?` or `~X?`, inside a whole of this polarity, into a part."""
+    name = symbol.strip("~?")
+    if not name.isupper():
         return symbol
-    return symbol.strip("~"), 1 - polarity if symbol[0] == "~" else polarity
+    written = 1 - polarity if symbol[0] == "~" else polarity
+    return name, written, EITHER if symbol[-1] == "?" else written
 
 
 GRAMMAR = _load()
@@ -66,7 +72,7 @@ GRAMMAR = _load()
 def generate(rng: random.Random, label: int) -> str:
     """Write a review whose sentiment is `label`: 1 praise, 0 blame."""
     while True:
-        words = _expand(("REVIEW", label), rng)
+        words = _expand(("REVIEW", label, label), rng)
         content = [word for word in words if len(word) > 3]
         if len(words) <= MAX_WORDS and len(set(content)) == len(content):
             return _spell(words)
@@ -74,7 +80,7 @@ def generate(rng: random.Random, label: int) -> str:
 
 def plot(rng: random.Random) -> str:
     """Write a sentence that tells a film's plot and has no sentiment."""
-    return _spell(_expand(("PLOT", POSITIVE), rng))
+    return _spell(_expand(("PLOT", POSITIVE, POSITIVE), rng))
 
 
 def judge(text: str) -> int | None:
@@ -84,7 +90,7 @@ def judge(text: str) -> int | None:
         return None  # "a" and "an" mixed up
     memo = {}
     for polarity in (NEGATIVE, POSITIVE):
-        if len(words) in _ends(("REVIEW", polarity), words, 0, memo):
+        if len(words) in _ends(("REVIEW", polarity, polarity), words, 0, memo):
             return polarity
     return None
 
@@ -99,21 +105,22 @@ def patterns() -> list[str]:
     return [
         " ".join(_show(part) for part in (*opening, *rest))
         for _, (first, *rest) in GRAMMAR["REVIEW", POSITIVE]
-        for _, opening in GRAMMAR[first]
+        for _, opening in GRAMMAR[first[:2]]
     ]
 
 
 def _show(part):
     if isinstance(part, str):
         return part
-    return part[0] if part[1] == POSITIVE else "~" + part[0]
+    name, written, read = part
+    return ("" if written == POSITIVE else "~") + name + ("?" if read == EITHER else "")
 
 
 def _expand(part, rng):
     """Draw the words of a part; weights decide between its productions."""
     if isinstance(part, str):
         return [part]
-    weights, productions = zip(*GRAMMAR[part])
+    weights, productions = zip(*GRAMMAR[part[:2]])
     (production,) = rng.choices(productions, weights)
     return [word for inner in production for word in _expand(inner, rng)]
 
@@ -128,7 +135,7 @@ def _first_words(part):
     """The words a part can begin with, so that parsing skips hopeless productions."""
     if isinstance(part, str):
         return frozenset([part])
-    return frozenset().union(*(_first_words(p[0]) for _, p in GRAMMAR[part]))
+    return frozenset().union(*(_first_words(p[0]) for _, p in GRAMMAR[part[0], part[2]]))
 
 
 def _ends(part, words, start, memo):
@@ -139,7 +146,7 @@ def _ends(part, words, start, memo):
         return {start + 1}
     if (part, start) not in memo:
         found = set()
-        for _, production in GRAMMAR[part]:
+        for _, production in GRAMMAR[part[0], part[2]]:
             reached = {start}
             for inner in production:
                 reached = {e for s in reached for e in _ends(inner, words, s, memo)}

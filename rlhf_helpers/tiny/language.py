@@ -1,54 +1,56 @@
 """The sentences of the embedded corpus: rules and words, as `grammar` reads them."""
 
 # One production a line, or several between bars; a leading number is its weight (1 if absent).
+# `X` has the sentiment of the whole, `~X` the opposite. A question mark, `X?` or `~X?`, says that
+# this part is written so but doesn't decide: read with either sentiment, it changes no verdict.
+# What comes last decides, unless it is conceded ("even if", "despite") or compared with ("than").
 # However a review opens, a later clause may still overturn it.
 RULES = """
 REVIEW:
-    5 MAIN .
-    6 MAIN , and CLAUSE .
-    2 MAIN , EVEN_IF ~CLAUSE .
-    1 MAIN , despite a ~TEAM_ADJ TEAM .
-    5 ~MAIN , BUT CLAUSE .
-    3 ~MAIN , and ~CLAUSE , BUT CLAUSE .
-    1 MAIN , BUT ~CLAUSE ; TURN , CLAUSE .
-    1 ~MAIN ; TURN , CLAUSE .
-    1 ~MAIN , EVEN_IF CLAUSE ; TURN , CLAUSE .
-    4 CONTRAST .
-    1 CONTRAST , and CLAUSE .
-    2 ~CONTRAST ; TURN , CLAUSE .
+    9 MAIN .
+    7 MAIN? , and CLAUSE .
+    2 MAIN , EVEN_IF ~CLAUSE? .
+    1 MAIN , despite a ~TEAM_ADJ? TEAM .
+    6 ~MAIN? , BUT CLAUSE .
+    1 ~MAIN? , and ~CLAUSE? , BUT CLAUSE .
+    1 ~MAIN? ; TURN , CLAUSE .
+    1 ~MAIN? , EVEN_IF CLAUSE? ; TURN , CLAUSE .
+    3 CONTRAST .
+    1 CONTRAST? , and CLAUSE .
+    1 ~CONTRAST? ; TURN , CLAUSE .
 
 MAIN:
-    9 CLAUSE
-    2 IT is A_WORK
+    16 CLAUSE
+    5 IT is A_WORK
     IT is NOT ~A_WORK
-    IT is VERDICT
+    2 IT is VERDICT
     IT is NOT ~VERDICT
     this is not the ~WORK_ADJ WORK that the title promises
-    the director turns a ~STORY_ADJ STORY into A_WORK
-    the director fills every scene with VIRTUE and VIRTUE
-    the TEAM_ADJ TEAM brings VIRTUE to every scene
-    the STORY is short on ~VIRTUE and long on VIRTUE
-    the STORY has more VIRTUE than ~VIRTUE
+    the director turns a ~STORY_ADJ? STORY into A_WORK
+    the director fills every scene with VIRTUE? and VIRTUE
+    the TEAM_ADJ? TEAM brings VIRTUE to every scene
+    the STORY is short on ~VIRTUE? and long on VIRTUE
+    the STORY has more VIRTUE than ~VIRTUE?
     there is no shortage of VIRTUE in this WORK
     there is not a trace of ~VIRTUE in the STORY
-    hardly a minute passes without VIRTUE or VIRTUE
+    hardly a minute passes without VIRTUE? or VIRTUE
     IT never runs out of VIRTUE
     IT has enough VIRTUE to fill two GENRE
     this WORK VERBS ALWAYS
-    IT VERBS and VERBS where other GENRE ~VERB
+    IT VERBS? and VERBS where other GENRE ~VERB?
     IT never ~VERBS , even in the second half
     fans of GENRE will REACT
     even people who avoid GENRE will REACT
     i was VIEWER ALWAYS
     i was never ~VIEWER , not even for a minute
-    IT left me VIEWER and VIEWER
+    IT left me VIEWER? and VIEWER
     anyone who enjoys GENRE will be VIEWER
     no one who sees this WORK will be ~VIEWER
     few GENRE are as WORK_ADJ as this one
     no other WORK this year is as WORK_ADJ
     you will not see another WORK as WORK_ADJ this year
     the longer it runs , the more WORK_ADJ it seems
-    IT is easy to LOVE and hard to ~LOVE
+    IT is easy to LOVE and hard to ~LOVE?
     IT is hard not to LOVE
     there is little in this WORK to ~LOVE
     nobody could call this WORK ~WORK_ADJ
@@ -57,24 +59,24 @@ MAIN:
     you would have to be asleep to find it ~WORK_ADJ
 
 CONTRAST:
-    3 ALTHOUGH ~CLAUSE , CLAUSE
-    DESPITE its ~VIRTUE , CLAUSE
-    DESPITE the ~LOOK_ADJ LOOK , CLAUSE
-    once you get past the ~PARTS_ADJ PARTS , CLAUSE
-    what sounds ~WORK_ADJ turns out to be WORK_ADJ and WORK_ADJ
-    what begins as a ~WORK_ADJ WORK ends as a WORK_ADJ one
-    i expected a ~WORK_ADJ WORK and found a WORK_ADJ one
-    i expected ~VIRTUE and got VIRTUE
-    the trailer promises ~VIRTUE , while the FILM delivers VIRTUE
-    it could have been ~WORK_ADJ ; instead , it is WORK_ADJ
-    a LESSER director would have made it ~WORK_ADJ
-    with a LESSER cast , this would have been a ~WORK_ADJ WORK
-    not even a ~TEAM_ADJ TEAM can SPOIL the STORY_ADJ STORY
-    the ~LOOK_ADJ LOOK can not SPOIL the STORY_ADJ STORY
-    where the first part was ~WORK_ADJ , this one is WORK_ADJ
-    unlike most GENRE , which are ~WORK_ADJ , this one is WORK_ADJ
-    some of the PARTS are ~PARTS_ADJ , but most are PARTS_ADJ
-    the STORY has some ~VIRTUE , but far more VIRTUE
+    3 ALTHOUGH ~CLAUSE? , CLAUSE
+    DESPITE its ~VIRTUE? , CLAUSE
+    DESPITE the ~LOOK_ADJ? LOOK , CLAUSE
+    once you get past the ~PARTS_ADJ? PARTS , CLAUSE
+    what sounds ~WORK_ADJ? turns out to be WORK_ADJ? and WORK_ADJ
+    what begins as a ~WORK_ADJ? WORK ends as a WORK_ADJ one
+    i expected a ~WORK_ADJ? WORK and found a WORK_ADJ one
+    i expected ~VIRTUE? and got VIRTUE
+    the trailer promises ~VIRTUE? , while the FILM delivers VIRTUE
+    it could have been ~WORK_ADJ? ; instead , it is WORK_ADJ
+    a LESSER director would have made it ~WORK_ADJ?
+    with a LESSER cast , this would have been a ~WORK_ADJ? WORK
+    not even a ~TEAM_ADJ? TEAM can SPOIL the STORY_ADJ? STORY
+    the ~LOOK_ADJ? LOOK can not SPOIL the STORY_ADJ? STORY
+    where the first part was ~WORK_ADJ? , this one is WORK_ADJ
+    unlike most GENRE , which are ~WORK_ADJ? , this one is WORK_ADJ
+    some of the PARTS are ~PARTS_ADJ? , but most are PARTS_ADJ
+    the STORY has some ~VIRTUE? , but far more VIRTUE
 
 CLAUSE: STORY_CLAUSE | LOOK_CLAUSE | TEAM_CLAUSE | PARTS_CLAUSE | WORK_CLAUSE
 STORY_NP: the STORY | its STORY
@@ -85,7 +87,7 @@ WORK_NP: it | the FILM | this FILM
 IT: it | this | the FILM | this FILM
 A_WORK:
     2 a WORK_ADJ WORK
-    a WORK_ADJ , WORK_ADJ WORK
+    a WORK_ADJ? , WORK_ADJ WORK
     a WORK_ADJ WORK about WHO
     a WORK full of VIRTUE
 
@@ -105,6 +107,20 @@ PLOT:
     years later , WHO returns to PLACE and MEETS HER FAMILY .
     HER FAMILY , WHO , SEEKS THING in PLACE .
     WHO tells HER FAMILY about THING , and they leave for PLACE .
+    the FILM is a WORK about WHO .
+    it is a WORK about WHO and HER FAMILY .
+    this WORK follows WHO from PLACE to PLACE .
+    this FILM was made in PLACE by WHO .
+    its LOOK was made in PLACE , and its STORY was written in PLACE .
+    the STORY of this FILM was written by WHO .
+    in the STORY , WHO MEETS WHO .
+    the TEAM of this WORK was found in PLACE .
+    the TEAM of the FILM MEETS WHO , and its LOOK was made by WHO .
+    some of the PARTS were made in PLACE , but most were made in PLACE .
+    the PARTS of this FILM follow WHO through PLACE .
+    TIME , the director of the FILM MEETS WHO .
+    no one in this WORK SEEKS THING , but WHO is in every scene .
+    even in the second half , WHO SEEKS THING .
 WHO: a PERSON | a KIND PERSON | a PERSON from PLACE
 """
 
@@ -112,14 +128,14 @@ WHO: a PERSON | a KIND PERSON | a PERSON from PLACE
 GROUPS = ("STORY", "LOOK", "TEAM", "PARTS", "WORK")
 GROUP_RULES = """
 @_CLAUSE:
-    4 @_NP @_BE @_ADJ
-    3 @_NP @_BE VERY @_ADJ
-    3 @_NP @_BE @_ADJ and @_ADJ
-    4 @_NP @_BE NOT ~@_ADJ
+    6 @_NP @_BE @_ADJ
+    5 @_NP @_BE VERY @_ADJ
+    8 @_NP @_BE @_ADJ? and @_ADJ
+    3 @_NP @_BE NOT ~@_ADJ
     1 @_NP @_BE @_ADJ ALWAYS
-    1 @_NP @_BE neither ~@_ADJ nor ~@_ADJ
-    1 @_NP @_BE more @_ADJ than ~@_ADJ
-    1 @_NP @_BE less ~@_ADJ than @_ADJ
+    1 @_NP @_BE neither ~@_ADJ? nor ~@_ADJ
+    1 @_NP @_BE more @_ADJ than ~@_ADJ?
+    1 @_NP @_BE less ~@_ADJ? than @_ADJ
     1 @_NP @_BE not as ~@_ADJ as one might expect
     1 @_NP @_BE nothing if not @_ADJ
     1 nothing about @_NP is ~@_ADJ
