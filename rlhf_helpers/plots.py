@@ -140,3 +140,48 @@ def curve(y: Sequence[float], ylabel: str, xlabel: str = "step", threshold: floa
         axes.legend()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure
+
+
+# Notebook 1
+
+
+def sentence_lengths(lengths: Sequence[int]) -> Figure:
+    """How many tokens the sentences have."""
+    figure, axes = new_figure()
+    axes.hist(lengths, bins=range(1, max(lengths) + 2), color=BLUE, align="left")
+    axes.axvline(float(np.mean(lengths)), color=RED, ls="--", label=f"mean {np.mean(lengths):.1f}")
+    axes.set(xlabel="tokens, end-of-text included", ylabel="sentences")
+    axes.legend()
+    return figure
+
+
+def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, eos: int) -> Figure:
+    """Ids, attention mask and labels of one batch: which cells are words, ends and padding."""
+    figure, axes = new_figure(1, 3, width=10, height=0.3 * len(input_ids) + 1.3)
+    real_end = (input_ids == eos) & (attention_mask == 1)
+    ids = torch.where(input_ids == eos, 2, 1)
+    panels = {
+        "input_ids (dark: end-of-text)": ids,
+        "attention_mask (white: padding)": attention_mask + real_end.long(),
+        "labels (white: -100, ignored)": (labels != -100).long() + real_end.long(),
+    }
+    colours = plt.matplotlib.colors.ListedColormap(["white", "#9CC9E6", BLUE])
+    for axis, (title, values) in zip(axes, panels.items()):
+        axis.pcolormesh(values.numpy(), cmap=colours, vmin=0, vmax=2, edgecolor="#BBBBBB", lw=0.4)
+        axis.set(title=title, xlabel="position", ylabel="row", ylim=(len(ids), 0))
+        axis.title.set_fontsize(10)
+        axis.grid(False)
+    return figure
+
+
+def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
+    """Training loss (each step, and smoothed) and validation loss."""
+    figure, axes = new_figure()
+    axes.plot(metrics["step"], metrics[train], color=GREY, lw=0.6, alpha=0.5)
+    window = max(1, len(metrics) // 30)
+    axes.plot(metrics["step"], metrics[train].rolling(window, min_periods=1).mean(), color=BLUE, label="training, smoothed")
+    measured = metrics.dropna(subset=[validation])
+    axes.plot(measured["step"], measured[validation], color=ORANGE, ls="--", marker="o", ms=4, label="validation")
+    axes.set(xlabel="step", ylabel="loss, nats a token")
+    axes.legend()
+    return figure

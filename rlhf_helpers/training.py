@@ -106,7 +106,9 @@ class Run:
 
     def log(self, **metrics: float) -> None:
         """Adds to this step's row. Tensors of one element will do."""
-        self.row |= {name: float(value) for name, value in metrics.items()}
+        self.row |= {
+            name: value.item() if isinstance(value, torch.Tensor) else float(value) for name, value in metrics.items()
+        }
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):

@@ -28,8 +28,8 @@ FEATURES = Features(
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 1_536  # nearly every word is one token, and the model stays under 4 MB
 POSITIONS = 64
-PRETRAINING_STEPS, BATCH, LEARNING_RATE = 400, 64, 2e-3
-SMOOTHING = 0.1  # or words that no plot has would sink so low that tuning can't raise them
+PRETRAINING_STEPS, BATCH, LEARNING_RATE = 1_000, 64, 2e-3
+SMOOTHING = 0.02  # or words that no plot has would sink so low that tuning can't raise them
 
 
 def corpus(seed: int = SEED) -> dict[str, Dataset]:

@@ -79,7 +79,7 @@ def generate(rng: random.Random, label: int) -> str:
 
 
 def plot(rng: random.Random) -> str:
-    """Write a sentence that tells a film's plot and has no sentiment."""
+    """Write a sentence about a film, mostly of its plot, that has no sentiment."""
     return _spell(_expand(("PLOT", POSITIVE, POSITIVE), rng))
 
 

@@ -13,7 +13,9 @@ REVIEW:
     1 MAIN , despite a ~TEAM_ADJ? TEAM .
     6 ~MAIN? , BUT CLAUSE .
     1 ~MAIN? , and ~CLAUSE? , BUT CLAUSE .
+    1 MAIN? , BUT ~CLAUSE? , BUT CLAUSE .
     1 ~MAIN? ; TURN , CLAUSE .
+    1 ~MAIN? , and ~CLAUSE? ; TURN , CLAUSE .
     1 ~MAIN? , EVEN_IF CLAUSE? ; TURN , CLAUSE .
     3 CONTRAST .
     1 CONTRAST? , and CLAUSE .
@@ -38,6 +40,7 @@ MAIN:
     IT has enough VIRTUE to fill two GENRE
     this WORK VERBS ALWAYS
     IT VERBS? and VERBS where other GENRE ~VERB?
+    IT never ~VERBS
     IT never ~VERBS , even in the second half
     fans of GENRE will REACT
     even people who avoid GENRE will REACT
@@ -107,20 +110,33 @@ PLOT:
     years later , WHO returns to PLACE and MEETS HER FAMILY .
     HER FAMILY , WHO , SEEKS THING in PLACE .
     WHO tells HER FAMILY about THING , and they leave for PLACE .
-    the FILM is a WORK about WHO .
-    it is a WORK about WHO and HER FAMILY .
-    this WORK follows WHO from PLACE to PLACE .
-    this FILM was made in PLACE by WHO .
-    its LOOK was made in PLACE , and its STORY was written in PLACE .
-    the STORY of this FILM was written by WHO .
-    in the STORY , WHO MEETS WHO .
-    the TEAM of this WORK was found in PLACE .
-    the TEAM of the FILM MEETS WHO , and its LOOK was made by WHO .
-    some of the PARTS were made in PLACE , but most were made in PLACE .
-    the PARTS of this FILM follow WHO through PLACE .
-    TIME , the director of the FILM MEETS WHO .
+    2 in the STORY , WHO MEETS WHO .
+    2 TIME , the director of this FILM MEETS WHO .
     no one in this WORK SEEKS THING , but WHO is in every scene .
-    even in the second half , WHO SEEKS THING .
+    IT is a FACT WORK about WHO .
+    anyone who MEETS WHO in PLACE will be in the STORY .
+    the director turns a FACT STORY into a FACT WORK .
+    8 NOTE .
+    8 NOTE , and NOTE .
+    4 NOTE , EVEN_IF NOTE .
+    8 NOTE , BUT NOTE .
+    2 NOTE , and NOTE , BUT NOTE .
+    4 NOTE ; TURN , NOTE .
+    2 ALTHOUGH NOTE , NOTE .
+    what begins as a FACT WORK ends as a FACT one .
+    it could have been FACT ; instead , it is FACT .
+    where the first part was FACT , this one is FACT .
+    unlike most GENRE , which are FACT , this one is FACT .
+    some of the PARTS are FACT , but most are FACT .
+    few GENRE are as FACT as this one .
+    no other WORK this year is as FACT .
+    nobody could call this WORK FACT .
+    the longer it runs , the more FACT it seems .
+NOTE: STORY_NP IS_NOTED | LOOK_NP IS_NOTED | TEAM_NP IS_NOTED | WORK_NP IS_NOTED | IT is a FACT WORK
+    | PARTS_NP are FACT | PARTS_NP are FACT and FACT | PARTS_NP are NOT FACT | nothing about IT is FACT
+IS_NOTED: 3 is FACT | 2 is VERY FACT | 3 is FACT and FACT | 2 is NOT FACT | is FACT ALWAYS
+    | is neither FACT nor FACT | is more FACT than FACT | is less FACT than FACT
+    | is not as FACT as one might expect | is nothing if not FACT
 WHO: a PERSON | a KIND PERSON | a PERSON from PLACE
 """
 
@@ -143,67 +159,65 @@ GROUP_RULES = """
 
 # The words of each symbol; + and - mark those of praise and of blame, _ joins several words.
 LEXICON = """
-STORY plot story script screenplay premise ending narrative opening finale mystery final_act
-    love_story
+STORY plot story script screenplay premise ending narrative opening finale mystery
 +STORY_ADJ clever gripping inventive believable surprising absorbing ingenious suspenseful
-    original thoughtful satisfying intelligent lively poignant engrossing witty
+    original thoughtful satisfying
 -STORY_ADJ predictable contrived muddled implausible silly tired formulaic confusing thin stale
-    ridiculous sloppy lazy incoherent trite hackneyed flimsy
+    ridiculous
 
-LOOK score soundtrack music camerawork photography animation scenery lighting
-    production_design costume_design art_direction
+LOOK score soundtrack music camerawork photography animation scenery lighting production_design
+    costume_design
 +LOOK_ADJ gorgeous elegant crisp handsome luminous stunning lush exquisite vibrant beautiful
-    striking dazzling evocative inspired polished imaginative
--LOOK_ADJ drab muddy clumsy garish murky ugly shoddy dreadful flat cheap crude tacky amateurish
-    monotonous uninspired dismal
+    striking
+-LOOK_ADJ drab muddy clumsy garish murky ugly shoddy dreadful flat cheap crude
 
 TEAM cast leading_man leading_lady villain heroine hero young_star supporting_cast ensemble
-    narrator comic_duo
+    narrator
 +TEAM_ADJ superb charming magnetic gifted likable convincing funny radiant charismatic appealing
-    expressive poised winning sympathetic watchable brilliant
+    expressive
 -TEAM_ADJ wooden miscast bland stiff unconvincing lifeless annoying awkward shrill listless
-    grating hammy charmless colorless dreary forgettable
+    grating
 
 PARTS jokes songs twists gags flashbacks action_scenes love_scenes chase_scenes fight_scenes
-    crowd_scenes special_effects set_pieces dance_numbers
+    crowd_scenes special_effects
 +PARTS_ADJ sharp fresh delightful memorable thrilling exciting spirited terrific nimble
-    enjoyable brisk effective wonderful vivid dynamic splendid
+    enjoyable brisk
 -PARTS_ADJ lame limp tiresome repetitive endless pointless feeble labored clunky awful sluggish
-    overlong leaden obvious mechanical excessive
 
 FILM film movie picture
 WORK drama comedy thriller documentary sequel remake debut romance western fable caper satire
-    musical adventure feature movie film
-GENRE dramas comedies thrillers sequels romances westerns musicals satires documentaries remakes
+    musical
+GENRE dramas comedies thrillers sequels romances westerns musicals satires
 +WORK_ADJ insightful affecting moving heartfelt tender engaging compelling fascinating uplifting
-    rewarding entertaining delicate stirring stylish provocative enchanting perceptive
-    exhilarating daring triumphant masterful
+    rewarding entertaining delicate stirring stylish
 -WORK_ADJ tepid tedious hollow pretentious boring mediocre tasteless soulless bloated joyless
-    shallow dopey cynical plodding empty uninteresting sappy humorless lackluster unpleasant
-    disappointing
+    shallow dopey cynical plodding
 
 +VIRTUE charm wit warmth energy heart style grace imagination suspense humor insight tenderness
-    passion intelligence feeling beauty
 -VIRTUE cliches gloom padding noise sentimentality clutter bombast nonsense cynicism gimmicks
-    stereotypes platitudes pretension vulgarity boredom preaching
-+VERBS sparkles shines soars delights charms works succeeds entertains glows enchants
--VERBS drags stumbles flounders disappoints fizzles bores falters sags fails meanders
-+VERB sparkle shine soar delight charm work succeed entertain glow enchant
--VERB drag stumble flounder disappoint fizzle bore falter sag fail meander
-+VIEWER moved charmed thrilled delighted amused enthralled captivated touched entertained riveted
--VIEWER bored annoyed irritated baffled exhausted disappointed weary restless numb frustrated
-+LOVE love admire enjoy adore like cherish praise
--LOVE dislike hate resent loathe despise mock ridicule
-+VERDICT worth_every_minute well_worth_a_ticket time_well_spent a_treat a_joy a_triumph a_delight
-    a_pleasure_to_watch
--VERDICT a_waste_of_time a_waste_of_talent time_badly_spent a_chore a_mess a_misfire a_letdown
-    a_trial_to_sit_through
-+REACT leave_happy find_much_to_love feel_right_at_home want_to_see_it_again have_a_great_time
--REACT leave_early find_little_to_love feel_let_down want_their_money_back have_a_miserable_time
-+SPOIL spoil ruin sink  -SPOIL save rescue redeem
-+LESSER lesser clumsier lazier  -LESSER better wiser bolder
+    stereotypes platitudes
++VERBS sparkles shines soars delights charms works succeeds entertains
+-VERBS drags stumbles flounders disappoints fizzles bores falters sags
++VERB sparkle shine soar delight charm work succeed entertain
+-VERB drag stumble flounder disappoint fizzle bore falter sag
++VIEWER moved charmed thrilled delighted amused enthralled captivated touched
+-VIEWER bored annoyed irritated baffled exhausted disappointed weary restless
++LOVE love admire enjoy adore like
+-LOVE dislike hate resent loathe despise
++VERDICT worth_every_minute well_worth_a_ticket time_well_spent a_treat a_joy a_triumph
+-VERDICT a_waste_of_time a_waste_of_talent time_badly_spent a_chore a_mess a_misfire
++REACT leave_happy find_much_to_love feel_right_at_home want_to_see_it_again
+-REACT leave_early find_little_to_love feel_let_down want_their_money_back
++SPOIL spoil ruin sink
+-SPOIL save rescue redeem
++LESSER lesser clumsier lazier
+-LESSER better wiser bolder
 
-STORY_BE is  LOOK_BE is  TEAM_BE is  PARTS_BE are  WORK_BE is
+STORY_BE is
+LOOK_BE is
+TEAM_BE is
+PARTS_BE are
+WORK_BE is
 NOT not never hardly far_from anything_but by_no_means
 VERY very truly thoroughly remarkably consistently genuinely
 ALWAYS throughout from_start_to_finish at_every_turn from_beginning_to_end for_two_hours
@@ -214,18 +228,19 @@ ALTHOUGH although though while
 DESPITE despite for_all
 TURN even_so still all_the_same nevertheless
 
+FACT long short recent early late french british german silent digital famous foreign modern old
+    new quiet loud dark bright slow fast rural urban local formal political historical
 PERSON detective nurse teacher farmer sailor lawyer soldier journalist pianist student carpenter
-    pilot waitress cook painter priest clerk fisherman photographer doctor smuggler widow tailor
-    librarian
-KIND retired young former married divorced traveling local widowed
+    pilot waitress cook
+KIND retired young former married divorced traveling
 HER his her
-FAMILY brother sister father mother daughter son neighbor cousin uncle aunt roommate grandmother
+FAMILY brother sister father mother daughter son neighbor cousin uncle
 MEETS meets hires follows visits recognizes marries interviews
 SEEKS finds looks_for waits_for searches_for writes_about hides asks_about
-THING a_letter a_map a_photograph a_suitcase a_key a_diary a_painting a_violin a_stolen_car a_ring
-BUSINESS bakery hotel bookshop garage tavern farm school boat workshop
-PLACE paris london berlin chicago the_city the_desert the_mountains a_small_town a_fishing_village
-    a_border_town the_islands the_harbor the_north a_mining_camp
+THING a_letter a_map a_photograph a_suitcase a_key a_diary a_painting a_violin
+BUSINESS bakery hotel bookshop garage tavern farm
+PLACE paris london berlin chicago the_city the_desert the_mountains a_small_town
+    a_fishing_village a_border_town
 TIME one_summer after_the_war during_the_war before_the_wedding after_the_funeral one_winter
     in_the_spring on_a_train
 """

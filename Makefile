@@ -1,0 +1,49 @@
+# `make tutorial` and `make test` are all you need; both work on a bare Python 3.11 or newer.
+# RLHF_PRESET, RLHF_SEED, RLHF_MODEL, RLHF_DATASET and RLHF_ARTIFACTS pass through.
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS := "1-SFT.ipynb" "2-RM Training.ipynb" "3-RLHF.ipynb"
+
+# a kernel of another environment that is also called python3 must not run the notebooks
+export JUPYTER_PREFER_ENV_PATH := 1
+export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Set another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "'$(PYTHON)' has no venv. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv || { echo "Making .venv failed; see above"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,test]' || { echo "Installing the pinned packages into .venv failed; see above. Is a package index within reach?"; exit 1; }
+	@touch $@
+
+tutorial: export RLHF_PRESET ?= tiny
+tutorial: .venv/installed  ## run notebooks 1, 2 and 3 (preset tiny unless RLHF_PRESET says otherwise), then the before/after table
+	$(BIN)/python -m rlhf_helpers sft rm rlhf
+
+sft: .venv/installed  ## run notebook 1 alone, headless
+	$(BIN)/python -m rlhf_helpers sft
+
+rm: .venv/installed  ## run notebook 2 alone, headless
+	$(BIN)/python -m rlhf_helpers rm
+
+rlhf: .venv/installed  ## run notebook 3 alone, headless
+	$(BIN)/python -m rlhf_helpers rlhf
+
+lab: .venv/installed  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab
+
+test: .venv/installed  ## everything that CI runs: nbval over the notebooks, then pytest
+	rm -rf artifacts/test
+	RLHF_PRESET=tiny RLHF_SEED= RLHF_MODEL= RLHF_DATASET= RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS)
+	$(BIN)/python -m pytest tests
+
+notebooks: .venv/installed  ## run the notebooks in place, afresh on tiny, for their committed outputs
+	rm -rf artifacts/notebooks
+	RLHF_PRESET=tiny RLHF_SEED= RLHF_MODEL= RLHF_DATASET= RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
+
+clean:  ## remove .venv and all artifacts
+	rm -rf .venv artifacts
+
+.PHONY: help tutorial sft rm rlhf lab test notebooks clean

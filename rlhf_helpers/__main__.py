@@ -1,0 +1,101 @@
+"""Runs notebooks headless: `python -m rlhf_helpers sft rm rlhf`, the artifacts as in Jupyter.
+
+What a notebook prints is shown as it comes; the executed copy is kept beside the artifacts.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from rlhf_helpers.presets import NOTEBOOKS, load_preset
+
+STAGES = dict(zip(("sft", "rm", "rlhf"), NOTEBOOKS.values()))
+
+
+class StreamingClient(NotebookClient):
+    """Prints each section's heading as it starts, and a cell's text as it comes."""
+
+    heading = ""
+
+    def output(self, outs, msg, display_id, cell_index):
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def announce(client: StreamingClient):
+    """A hook that prints the last heading above the cell that starts."""
+
+    def on_cell_start(cell, cell_index):
+        for line in cell.source.splitlines() if cell.cell_type == "markdown" else []:
+            if line.startswith("#"):
+                client.heading = line.lstrip("# ")
+                print(f"\n--- {client.heading}", flush=True)
+                break
+
+    return on_cell_start
+
+
+def execute(path: Path, copy: Path) -> None:
+    """Runs one notebook in a fresh kernel, in its own folder, and writes the executed copy.
+
+    Exits with a message that names notebook, section and error if a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = StreamingClient(
+        notebook, timeout=None, kernel_name="python3", coalesce_streams=True, record_timing=False,
+        resources={"metadata": {"path": str(path.resolve().parent)}},
+    )  # fmt: skip
+    client.on_cell_start = announce(client)
+    start = time.perf_counter()
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        sys.exit(f"\n{path.name} failed in section {client.heading!r}: {error.ename}: {error.evalue}\nSee {copy}")
+    finally:
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+        notebook.metadata.pop("widgets", None)  # GitHub calls a notebook with these invalid
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, copy)
+    print(f"\n{path.name}: done in {time.perf_counter() - start:.0f} s, executed copy in {copy}", flush=True)
+
+
+def before_and_after(folder: Path) -> str:
+    """The table of notebook 3, as text, from its evaluation.json."""
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    lines = [f"{'':>16}{'SFT':>26}{'PPO':>26}"]
+    for name in evaluation["sft"]["intervals"]:
+        row = f"{name:>16}"
+        for model in ("sft", "ppo"):
+            low, high = evaluation[model]["intervals"][name]
+            row += f"{evaluation[model][name]:>9.3f} [{low:.3f}, {high:.3f}]".rjust(26)
+        lines.append(row)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlhf_helpers", description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="+", choices=STAGES)
+    parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
+    arguments = parser.parse_args()
+    preset = load_preset()
+    for stage in arguments.stages:
+        path = Path(STAGES[stage])
+        if not path.exists():
+            sys.exit(f"{path} is not here: run this from the folder that holds the notebooks")
+        execute(path, path if arguments.in_place else preset.artifacts / preset.name / path.name)
+    if "rlhf" in arguments.stages:
+        print(f"\n{before_and_after(preset.folder('policy'))}\n(95 % intervals in brackets)")
+    print(f"\nNext: open {preset.artifacts / preset.name} for models, metrics.csv and executed notebooks, `make lab`")
+    print("to step through them, or RLHF_PRESET=gpt2 make tutorial for the real run.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The set-up cell of the notebooks: installs what is missing and replaces nothing."""
+
+import platform
+import subprocess
+import sys
+import tempfile
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+SHOWN = ("torch", "transformers", "datasets", "matplotlib")
+
+
+def requirements() -> list[Requirement]:
+    """What the series needs, from pyproject.toml in a checkout, else from the installed package."""
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    if pyproject.exists():
+        lines = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        lines = [line for line in metadata.requires("rlhf-in-notebooks") or [] if "extra ==" not in line]
+    return [Requirement(line) for line in lines]
+
+
+def install_missing() -> None:
+    """Installs the missing requirements, with all that is there pinned to its present version.
+
+    So on Colab, or in your own environment, pip can replace neither torch nor anything else under
+    a running kernel. Prints the versions in use. Raises RuntimeError if something that is there
+    is out of range, or if pip fails.
+    """
+    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    missing, unfit = [], []
+    for requirement in requirements():
+        version = installed.get(requirement.name.lower().replace("_", "-"))
+        if version is None:
+            missing.append(str(requirement))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            unfit.append(f"{requirement.name} {version} is here, {requirement.specifier} is needed")
+    if unfit:
+        raise RuntimeError(
+            f"{'; '.join(unfit)}. Nothing was replaced. Make a fresh environment (`make lab`, or conda with "
+            "environment.yml), or upgrade these yourself and restart the kernel."
+        )
+    if missing:
+        print("installing:", ", ".join(missing))
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
+            pins.writelines(f"{name}=={version.split('+')[0]}\n" for name, version in installed.items())
+            pins.flush()
+            command = [sys.executable, "-m", "pip", "install", "-q", "-c", pins.name, *missing]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"pip could not install {', '.join(missing)}:\n{done.stderr.strip()[-1500:]}")
+    versions = [f"{name} {metadata.version(name)}" for name in SHOWN]
+    print(" | ".join([f"python {platform.python_version()}", *versions]))
+
+
+def quiet() -> None:
+    """Turns off the progress bars and notices of transformers and datasets, which go to stderr."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
