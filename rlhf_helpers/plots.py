@@ -185,3 +185,71 @@ def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
     axes.set(xlabel="step", ylabel="loss, nats a token")
     axes.legend()
     return figure
+
+
+# Notebook 2
+
+CLASSES = ("negative", "positive")
+
+
+def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
+    """Histograms of the scores of each class."""
+    figure, axes = new_figure()
+    bins = np.linspace(scores.min().item(), scores.max().item(), 40)
+    for label, colour, hatch in ((0, ORANGE, "//"), (1, BLUE, "")):
+        axes.hist(scores[labels == label], bins=bins, color=colour, alpha=0.65, hatch=hatch, label=CLASSES[label])
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set(xlabel="score (logit)", ylabel="sentences")
+    axes.legend()
+    return figure
+
+
+def confusion_matrix(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
+    """Counts of true class (row) against predicted class (column)."""
+    counts = np.zeros((2, 2), int)
+    np.add.at(counts, (labels.long().numpy(), (scores > 0).long().numpy()), 1)
+    figure, axes = new_figure(width=4, height=3)
+    axes.imshow(counts, cmap="Blues", vmin=0)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if count > counts.max() / 2 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=12)
+    axes.set_xticks((0, 1), CLASSES)
+    axes.set_yticks((0, 1), CLASSES)
+    axes.set(xlabel="the model says", ylabel="the label says")
+    axes.grid(False)
+    return figure
+
+
+def reliability(probability: torch.Tensor, labels: torch.Tensor, bins: int = 10) -> Figure:
+    """Share of positives against predicted probability; the larger a point, the more sentences."""
+    figure, axes = new_figure(width=4.2, height=3.6)
+    index = (probability * bins).long().clamp(max=bins - 1)
+    axes.plot([0, 1], [0, 1], color=GREY, ls="--", label="calibrated")
+    for b in index.unique():
+        inside = index == b
+        size = 20 + 300 * inside.float().mean().item()
+        axes.scatter(probability[inside].mean(), labels[inside].mean(), s=size, color=BLUE, alpha=0.8)
+    axes.set(xlabel="predicted probability of positive", ylabel="share that is positive")
+    axes.legend()
+    return figure
+
+
+def reward_against_length(lengths: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> Figure:
+    """Score against length in tokens, one marker a class."""
+    figure, axes = new_figure()
+    for label, colour, marker in ((0, ORANGE, "x"), (1, BLUE, "o")):
+        axes.scatter(lengths[labels == label], scores[labels == label], s=14, color=colour, marker=marker, alpha=0.5, label=CLASSES[label])
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set(xlabel="tokens", ylabel="score (logit)")
+    axes.legend()
+    return figure
+
+
+def reward_by_token(tokens: Sequence[str], scores: torch.Tensor) -> Figure:
+    """The score of each prefix of one sentence."""
+    figure, axes = new_figure()
+    axes.bar(range(len(tokens)), scores, color=[BLUE if s > 0 else ORANGE for s in scores])
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xticks(range(len(tokens)), [token.strip() for token in tokens], rotation=30, ha="right")
+    axes.set(ylabel="score if it ended here")
+    return figure

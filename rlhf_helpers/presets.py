@@ -27,12 +27,12 @@ class Preset:
     artifacts: Path = Path("artifacts")
     max_tokens: int = 64  # a longer sentence is cut (and then has no end-of-text)
 
-    sft_examples: int | None = 20_000
+    sft_examples: int | None = None
     sft_epochs: int = 2
     sft_batch: int = 32
     sft_lr: float = 3e-3
 
-    rm_examples: int | None = None
+    rm_examples: int | None = 20_000
     rm_epochs: int = 2
     rm_batch: int = 32
     rm_lr: float = 5e-4
@@ -41,10 +41,10 @@ class Preset:
     ppo_batch: int = 128  # prompts an update
     ppo_minibatch: int = 64
     ppo_epochs: int = 4
-    ppo_lr: float = 3e-4
+    ppo_lr: float = 7e-4
     ppo_prompt_tokens: tuple[int, int] = (2, 8)
     ppo_new_tokens: int = 40
-    ppo_beta: float = 0.1  # price of one nat of KL, in standard deviations of the reward
+    ppo_beta: float = 0.2  # price of one nat of KL, in standard deviations of the reward
     ppo_target_kl: float | None = None  # nats a response: beta is adapted to it; None: fixed
     ppo_max_update_kl: float = 0.05  # nats a token: an update's epochs stop past it
     ppo_no_eos_score: float = -3.0  # the score of a response that never ended
@@ -101,8 +101,8 @@ def _presets(device: str) -> dict[str, Preset]:
     gpt2 = Preset(
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
         device=device,
-        sft_examples=None, sft_epochs=1, sft_lr=5e-5,
-        rm_epochs=1, rm_lr=2e-5,
+        sft_epochs=1, sft_lr=5e-5,
+        rm_examples=None, rm_epochs=1, rm_lr=2e-5,
         ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_lr=1e-5, ppo_new_tokens=24,
         ppo_target_kl=6.0, eval_prompts=872,
     )  # fmt: skip

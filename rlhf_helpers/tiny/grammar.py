@@ -67,6 +67,13 @@ def _resolve(symbol, polarity):
 
 
 GRAMMAR = _load()
+# An adjective is written beside the nouns that it suits and read beside any: "the score is witty"
+# may be odd, but it is well formed and its sentiment is plain.
+READING = GRAMMAR | {
+    (f"{group}_ADJ", polarity): [p for other in GROUPS for p in GRAMMAR[f"{other}_ADJ", polarity]]
+    for group in GROUPS
+    for polarity in (NEGATIVE, POSITIVE, EITHER)
+}
 
 
 def generate(rng: random.Random, label: int) -> str:
@@ -135,7 +142,7 @@ def _first_words(part):
     """The words a part can begin with, so that parsing skips hopeless productions."""
     if isinstance(part, str):
         return frozenset([part])
-    return frozenset().union(*(_first_words(p[0]) for _, p in GRAMMAR[part[0], part[2]]))
+    return frozenset().union(*(_first_words(p[0]) for _, p in READING[part[0], part[2]]))
 
 
 def _ends(part, words, start, memo):
@@ -146,7 +153,7 @@ def _ends(part, words, start, memo):
         return {start + 1}
     if (part, start) not in memo:
         found = set()
-        for _, production in GRAMMAR[part[0], part[2]]:
+        for _, production in READING[part[0], part[2]]:
             reached = {start}
             for inner in production:
                 reached = {e for s in reached for e in _ends(inner, words, s, memo)}
