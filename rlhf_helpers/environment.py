@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def install_missing() -> None:
 
 def quiet() -> None:
     """Turns off the progress bars and notices of transformers and datasets, which go to stderr."""
+    warnings.filterwarnings("ignore", message="IProgress not found")  # bars are plain text here
     import datasets
     import transformers
 

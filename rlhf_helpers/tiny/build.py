@@ -28,7 +28,7 @@ FEATURES = Features(
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 1_536  # nearly every word is one token, and the model stays under 4 MB
 POSITIONS = 64
-PRETRAINING_STEPS, BATCH, LEARNING_RATE = 1_000, 64, 2e-3
+PRETRAINING_STEPS, BATCH, LEARNING_RATE = 700, 64, 2e-3
 SMOOTHING = 0.02  # or words that no plot has would sink so low that tuning can't raise them
 
 

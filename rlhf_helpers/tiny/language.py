@@ -31,58 +31,36 @@ MAIN:
     2 IT is VERDICT
     IT is NOT ~VERDICT
     this is not the ~WORK_ADJ WORK that the title promises
-    the director turns a ~STORY_ADJ? STORY into A_WORK
     the director fills every scene with VIRTUE? and VIRTUE
     the TEAM_ADJ? TEAM brings VIRTUE to every scene
-    the STORY is short on ~VIRTUE? and long on VIRTUE
     the STORY has more VIRTUE than ~VIRTUE?
     there is no shortage of VIRTUE in this WORK
     there is not a trace of ~VIRTUE in the STORY
-    hardly a minute passes without VIRTUE? or VIRTUE
     IT never runs out of VIRTUE
-    IT has enough VIRTUE to fill two GENRE
     this WORK VERBS ALWAYS
-    IT VERBS? and VERBS where other GENRE ~VERB?
     IT never ~VERBS
-    IT never ~VERBS , even in the second half
     fans of GENRE will REACT
-    even people who avoid GENRE will REACT
     i was VIEWER ALWAYS
-    i was never ~VIEWER , not even for a minute
     IT left me VIEWER? and VIEWER
-    anyone who enjoys GENRE will be VIEWER
     no one who sees this WORK will be ~VIEWER
-    few GENRE are as WORK_ADJ as this one
     no other WORK this year is as WORK_ADJ
-    you will not see another WORK as WORK_ADJ this year
     the longer it runs , the more WORK_ADJ it seems
-    IT is easy to LOVE and hard to ~LOVE?
     IT is hard not to LOVE
-    there is little in this WORK to ~LOVE
     nobody could call this WORK ~WORK_ADJ
     critics who call it ~WORK_ADJ are wrong
-    do not believe anyone who calls it ~WORK_ADJ
     you would have to be asleep to find it ~WORK_ADJ
 
 CONTRAST:
     3 ALTHOUGH ~CLAUSE? , CLAUSE
     DESPITE its ~VIRTUE? , CLAUSE
-    DESPITE the ~LOOK_ADJ? LOOK , CLAUSE
     once you get past the ~PARTS_ADJ? PARTS , CLAUSE
     what sounds ~WORK_ADJ? turns out to be WORK_ADJ? and WORK_ADJ
     what begins as a ~WORK_ADJ? WORK ends as a WORK_ADJ one
     i expected a ~WORK_ADJ? WORK and found a WORK_ADJ one
-    i expected ~VIRTUE? and got VIRTUE
-    the trailer promises ~VIRTUE? , while the FILM delivers VIRTUE
     it could have been ~WORK_ADJ? ; instead , it is WORK_ADJ
-    a LESSER director would have made it ~WORK_ADJ?
-    with a LESSER cast , this would have been a ~WORK_ADJ? WORK
-    not even a ~TEAM_ADJ? TEAM can SPOIL the STORY_ADJ? STORY
-    the ~LOOK_ADJ? LOOK can not SPOIL the STORY_ADJ? STORY
     where the first part was ~WORK_ADJ? , this one is WORK_ADJ
     unlike most GENRE , which are ~WORK_ADJ? , this one is WORK_ADJ
     some of the PARTS are ~PARTS_ADJ? , but most are PARTS_ADJ
-    the STORY has some ~VIRTUE? , but far more VIRTUE
 
 CLAUSE: STORY_CLAUSE | LOOK_CLAUSE | TEAM_CLAUSE | PARTS_CLAUSE | WORK_CLAUSE
 STORY_NP: the STORY | its STORY
@@ -115,10 +93,8 @@ PLOT:
     WHO tells HER FAMILY about THING , and they leave for PLACE .
     2 in the STORY , WHO MEETS WHO .
     2 TIME , the director of this FILM MEETS WHO .
-    no one in this WORK SEEKS THING , but WHO is in every scene .
     IT is a FACT WORK about WHO .
     anyone who MEETS WHO in PLACE will be in the STORY .
-    the director turns a FACT STORY into a FACT WORK .
     8 NOTE .
     8 NOTE , and NOTE .
     4 NOTE , EVEN_IF NOTE .
@@ -131,7 +107,6 @@ PLOT:
     where the first part was FACT , this one is FACT .
     unlike most GENRE , which are FACT , this one is FACT .
     some of the PARTS are FACT , but most are FACT .
-    few GENRE are as FACT as this one .
     no other WORK this year is as FACT .
     nobody could call this WORK FACT .
     the longer it runs , the more FACT it seems .
@@ -164,14 +139,14 @@ GROUP_RULES = """
 LEXICON = """
 STORY plot story script screenplay premise ending narrative opening finale mystery
 +STORY_ADJ clever gripping inventive believable surprising absorbing ingenious suspenseful
-    original thoughtful satisfying
+    original thoughtful satisfying lively poignant
 -STORY_ADJ predictable contrived muddled implausible silly tired formulaic confusing thin stale
     ridiculous
 
 LOOK score soundtrack music camerawork photography animation scenery lighting production_design
     costume_design
 +LOOK_ADJ gorgeous elegant crisp handsome luminous stunning lush exquisite vibrant beautiful
-    striking
+    striking dazzling
 -LOOK_ADJ drab muddy clumsy garish murky ugly shoddy dreadful flat cheap crude
 
 TEAM cast leading_man leading_lady villain heroine hero young_star supporting_cast ensemble
@@ -201,8 +176,6 @@ GENRE dramas comedies thrillers sequels romances westerns musicals satires
     stereotypes platitudes
 +VERBS sparkles shines soars delights charms works succeeds entertains
 -VERBS drags stumbles flounders disappoints fizzles bores falters sags
-+VERB sparkle shine soar delight charm work succeed entertain
--VERB drag stumble flounder disappoint fizzle bore falter sag
 +VIEWER moved charmed thrilled delighted amused enthralled captivated touched
 -VIEWER bored annoyed irritated baffled exhausted disappointed weary restless
 +LOVE love admire enjoy adore like
@@ -211,10 +184,6 @@ GENRE dramas comedies thrillers sequels romances westerns musicals satires
 -VERDICT a_waste_of_time a_waste_of_talent time_badly_spent a_chore a_mess a_misfire
 +REACT leave_happy find_much_to_love feel_right_at_home want_to_see_it_again
 -REACT leave_early find_little_to_love feel_let_down want_their_money_back
-+SPOIL spoil ruin sink
--SPOIL save rescue redeem
-+LESSER lesser clumsier lazier
--LESSER better wiser bolder
 
 STORY_BE is
 LOOK_BE is

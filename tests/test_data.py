@@ -1,0 +1,171 @@
+"""data.py and presets.py: good input, and every bad one with its own message."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_helpers import data
+from rlhf_helpers.presets import load_preset
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+GOOD = [{"sentence": f"the film is good {i} ", "label": i % 2} for i in range(60)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Writes rows as a data set folder of json lines; its own cache."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def write(rows, split="train"):
+        path = tmp_path / "set"
+        path.mkdir(exist_ok=True)
+        (path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def test_load_strips_and_cuts_missing_splits(folder, capsys):
+    loaded = data.load_sentences(folder(GOOD))
+    assert set(loaded) == {"train", "validation", "test"} and len(loaded["train"]) < 60
+    assert all(s == s.strip() for s in loaded["train"]["sentence"])
+    assert "no split 'validation'" in capsys.readouterr().out
+
+
+def test_a_text_column_will_do(folder):
+    rows = [{"text": row["sentence"], "label": row["label"]} for row in GOOD]
+    assert "sentence" in data.load_sentences(folder(rows))["train"].column_names
+
+
+@pytest.mark.parametrize(
+    "rows, match",
+    [
+        ([{"review": "good", "label": 1}], "no column .*sentence"),
+        ([{"sentence": "good"}], "no column .*label"),
+        ([{"sentence": "good", "label": 2}, {"sentence": "bad", "label": 0}], "label 2"),
+        ([{"sentence": "good", "label": -1}], "label -1"),
+        ([{"sentence": "good", "label": 1}, {"sentence": "fine", "label": 1}], "both classes"),
+        ([{"sentence": "good", "label": 1}, {"sentence": "  ", "label": 0}], "row 1: the sentence is empty"),
+        ([{"sentence": 7, "label": 1}, {"sentence": 8, "label": 0}], "not text"),
+    ],
+)
+def test_bad_data_is_named(folder, rows, match):
+    with pytest.raises(ValueError, match=match):
+        data.load_sentences(folder(rows))
+
+
+def test_a_data_set_without_train_is_named(folder):
+    with pytest.raises(ValueError, match="no split 'train'"):
+        data.load_sentences(folder(GOOD, split="test"))
+
+
+@pytest.mark.parametrize("what", ["load_sentences", "load_tokenizer", "load_lm"])
+def test_hub_out_of_reach_names_the_ways_out(what):
+    module = "models" if what == "load_lm" else "data"
+    code = f"from rlhf_helpers.{module} import {what}; {what}('nobody/nothing-here')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "ConnectionError" in done.stderr and "RLHF_PRESET=tiny" in done.stderr and "HF_TOKEN" in done.stderr
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for name in ("eos_token", "pad_token"):
+        config.pop(name, None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no end-of-text"):
+        data.load_tokenizer(str(tmp_path))
+
+
+def test_each_row_has_one_supervised_end(tokenizer):
+    rows = data.encode(["the film is good", "bad"], tokenizer, 32)
+    ids, mask = data.pad(rows, tokenizer.pad_token_id)
+    labels = data.lm_labels(ids, mask)
+    assert (labels == tokenizer.eos_token_id).sum(1).tolist() == [1, 1]
+    assert ((labels == -100) == (mask == 0)).all()
+    assert data.encode(["the film is good"], tokenizer, 3) == [rows[0][:3]]
+
+
+def test_pad_on_both_sides():
+    ids, mask = data.pad([[1, 2, 3], [4]], 9, side="left")
+    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert data.pad([[1, 2, 3], [4]], 9)[0].tolist() == [[1, 2, 3], [4, 9, 9]]
+
+
+def test_buckets_are_a_permutation_that_wastes_little():
+    lengths = [i * 7919 % 40 + 1 for i in range(500)]
+    batches = data.length_bucketed(lengths, 32, seed=1)
+    assert sorted(i for b in batches for i in b) == list(range(500))
+    assert batches == data.length_bucketed(lengths, 32, seed=1) != data.length_bucketed(lengths, 32, seed=2)
+    assert sum(len(b) * max(lengths[i] for i in b) for b in batches) < 1.15 * sum(lengths)
+
+
+def test_prompts_leave_a_token_and_repeat_late():
+    rows = [[i] * n for i, n in enumerate((3, 5, 9, 12))]
+    prompts = data.sample_prompts(rows, 40, (2, 8), seed=0)
+    assert len(prompts) == 40 and {p[0] for p in prompts[:4]} == {0, 1, 2, 3}
+    assert all(2 <= len(p) <= min(8, len(rows[p[0]]) - 1) for p in prompts)
+    with pytest.raises(ValueError, match="no sentence"):
+        data.sample_prompts([[1, 2]], 1, (2, 8), seed=0)
+
+
+def test_real_sst2_through_the_real_code(tmp_path):
+    if not (SHARED / "hf_home").exists():
+        pytest.skip("no Hub cache beside the project")
+    shutil.copytree(SHARED / "hf_home", tmp_path / "hf", symlinks=True)  # the libraries write lock files
+    code = (
+        "from rlhf_helpers.data import *; d = load_sentences('stanfordnlp/sst2'); print({k: len(v) for k, v in d.items()});"
+        "t = load_tokenizer('openai-community/gpt2'); r = encode(d['validation']['sentence'], t, 64);"
+        "print(t.pad_token_id, all(x.count(50256) == 1 for x in r))"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "'train': 67349, 'validation': 872, 'test': 1821" in done.stdout, done.stderr[-500:]
+    assert "50256 True" in done.stdout
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    for name in ("PRESET", "SEED", "MODEL", "DATASET", "ARTIFACTS"):
+        monkeypatch.delenv(f"RLHF_{name}", raising=False)
+    return monkeypatch
+
+
+def test_the_choice_of_preset_is_printed(clean, capsys):
+    clean.setattr("torch.cuda.is_available", lambda: False)
+    clean.setattr("torch.backends.mps.is_available", lambda: False)
+    assert load_preset().name == "tiny"
+    assert "no accelerator" in capsys.readouterr().out
+    clean.setenv("RLHF_PRESET", "gpt2")
+    assert load_preset().name == "gpt2" and "RLHF_PRESET is set" in capsys.readouterr().out
+
+
+def test_environment_variables_replace_fields(clean):
+    clean.setenv("RLHF_SEED", "7")
+    clean.setenv("RLHF_MODEL", "some/model")
+    clean.setenv("RLHF_ARTIFACTS", "elsewhere")
+    preset = load_preset("tiny")
+    assert (preset.seed, preset.model, preset.folder("sft")) == (7, "some/model", Path("elsewhere/tiny/sft"))
+
+
+def test_bad_presets_and_seeds(clean):
+    with pytest.raises(ValueError, match="unknown preset 'huge'.*tiny, gpt2"):
+        load_preset("huge")
+    clean.setenv("RLHF_SEED", "-1")
+    with pytest.raises(ValueError, match="RLHF_SEED"):
+        load_preset("tiny")
+
+
+def test_missing_artifacts_name_the_notebook(clean, tmp_path):
+    clean.setenv("RLHF_ARTIFACTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="2-RM Training.ipynb"):
+        load_preset("tiny").require("reward_model")

@@ -1,0 +1,174 @@
+"""models.py and rollouts.py: padding, positions, heads, saving."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import OPTConfig, OPTForCausalLM, pipeline
+
+from rlhf_helpers import ppo
+from rlhf_helpers.data import encode, pad
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze, load_lm
+from rlhf_helpers.rollouts import response_outputs, sample_rollouts
+
+
+@pytest.fixture
+def reward_model(lm):
+    model = RewardModel(lm).eval()
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.model.score.weight)
+    return model
+
+
+def test_first_score_is_zero_and_first_loss_ln_2(lm):
+    scores = RewardModel(lm)(*pad([[1, 2, 0], [3, 0]], 0))
+    assert (scores == 0).all()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, torch.tensor([1.0, 0.0]))
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("left, right, filler", [(0, 4, 0), (4, 0, 0), (3, 2, 0), (3, 2, 7)])
+def test_padding_moves_no_score(reward_model, left, right, filler):
+    rows = [[1, 2, 4, 6, 0], [1, 2, 0], [15, 4, 0]]
+    alone = torch.cat([reward_model(*pad([row], 0)) for row in rows])
+    ids, mask = pad(rows, filler)
+    ids = torch.nn.functional.pad(ids, (left, right), value=filler)
+    mask = torch.nn.functional.pad(mask, (left, right))
+    assert torch.allclose(reward_model(ids, mask), alone, atol=1e-5)
+
+
+def test_scores_are_equal_through_transformers(reward_model, tokenizer, tmp_path):
+    reward_model.save_pretrained(tmp_path, tokenizer)
+    texts = ["the film is good", "it is bad , but not dull .", "good"]
+    ours = reward_model(*pad(encode(texts, tokenizer, 32), tokenizer.pad_token_id))
+    theirs_tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    batch = theirs_tokenizer([t + " <eos>" for t in texts], padding=True, padding_side="right", return_tensors="pt")
+    assert theirs_tokenizer.pad_token_id != theirs_tokenizer.eos_token_id
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    theirs = classifier(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    again = RewardModel.from_pretrained(tmp_path).eval()
+    ids, mask = pad(encode(texts, tokenizer, 32), 0)
+    assert torch.equal(again(ids, mask), reward_model(ids, mask))
+
+
+def test_policy_is_the_language_model_with_a_zero_head(lm, prompts):
+    ids, mask = pad(prompts, 0)
+    expected = lm(input_ids=ids, attention_mask=mask).logits  # right-padded: positions are right
+    policy = PolicyWithValueHead(lm).train()
+    logits, values = policy(ids, mask)
+    assert torch.allclose(logits[mask == 1], expected[mask == 1], atol=1e-5)
+    assert (values == 0).all()
+    assert torch.equal(policy(ids, mask)[0], logits), "dropout is on"
+    assert torch.allclose(policy(ids, mask, logits_to_keep=3)[0], logits[:, -3:], atol=1e-5)
+
+
+def test_left_padding_changes_no_row(lm, prompts):
+    policy = PolicyWithValueHead(lm)
+    ids, mask = pad(prompts, 0, side="left")
+    together = policy(ids, mask)[0][:, -1]
+    alone = torch.cat([policy(*pad([p], 0))[0][:, -1] for p in prompts])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_policy_saves_and_reloads_exactly(lm, tokenizer, prompts, tmp_path):
+    policy = PolicyWithValueHead(lm)
+    torch.nn.init.normal_(policy.value_head.weight)
+    policy.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = PolicyWithValueHead.from_pretrained(tmp_path)
+    for ours, theirs in zip(policy(*pad(prompts, 0)), again(*pad(prompts, 0))):
+        assert torch.equal(ours, theirs)
+    generate = pipeline("text-generation", model=str(tmp_path))
+    theirs = generate("the film", max_new_tokens=3, max_length=None, do_sample=False, return_tensors=True)
+    ids = [1, 2]
+    for _ in range(3):
+        ids.append(policy(torch.tensor([ids]), torch.ones(1, len(ids)))[0][0, -1].argmax().item())
+        if ids[-1] == 0:
+            break
+    assert theirs[0]["generated_token_ids"] == ids
+
+
+def test_a_folder_without_value_head_is_named(lm, tmp_path):
+    lm.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="value_head"):
+        PolicyWithValueHead.from_pretrained(tmp_path)
+
+
+def test_a_planted_pickle_is_not_run(lm, tmp_path):
+    class Boom:
+        def __reduce__(self):
+            return open, (str(tmp_path / "it_ran"), "w")
+
+    lm.config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Boom()))
+    with pytest.raises(ConnectionError):
+        load_lm(str(tmp_path))
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_recorded_logprobs_equal_recomputed_ones(lm, tokenizer, prompts):
+    policy = PolicyWithValueHead(lm)
+    torch.manual_seed(0)
+    rollouts = sample_rollouts(policy, prompts * 4, tokenizer, 8)
+    mask = rollouts.response_mask
+    assert mask.sum(1).min() < mask.sum(1).max(), "the test needs rows of several lengths"
+    again = ppo.token_logprobs(response_outputs(policy, rollouts)[0], rollouts.response_ids)
+    assert torch.allclose(again.masked_fill(mask == 0, 0), rollouts.logprobs, atol=1e-4)
+
+
+def test_each_row_ends_at_its_own_end_of_text(lm, tokenizer, prompts):
+    torch.manual_seed(0)
+    lm.train()
+    rollouts = sample_rollouts(lm, prompts * 8, tokenizer, 8)
+    assert lm.training, "sampling must leave the mode as it was"
+    for ids, mask, ended in zip(rollouts.response_ids, rollouts.response_mask, rollouts.ended):
+        n = int(mask.sum())
+        assert (mask[:n] == 1).all() and (mask[n:] == 0).all()
+        assert (ids[:n] == 0).sum() == int(ended) and (ids[n - 1] == 0) == ended
+        assert (ids[n:] == 0).all()
+    assert rollouts.ended.any() and (rollouts.response_mask.sum(1) == 1).any(), "no row ends at once: weak test"
+
+
+def test_same_seed_same_rollouts_and_text_prompts(lm, tokenizer):
+    one, two = (
+        sample_rollouts(lm, ["the film", "it is not"], tokenizer, 6, torch.Generator().manual_seed(5)) for _ in "ab"
+    )
+    assert torch.equal(one.input_ids, two.input_ids)
+    assert one.texts(tokenizer)[1].startswith("it is not")
+
+
+@pytest.mark.parametrize("prompts, new, match", [([], 4, "nothing"), ([[]], 4, "empty"), ([[1] * 30], 4, "positions")])
+def test_bad_prompts(lm, tokenizer, prompts, new, match):
+    with pytest.raises(ValueError, match=match):
+        sample_rollouts(lm, prompts, tokenizer, new)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: OPTForCausalLM(OPTConfig(
+            vocab_size=19, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+            word_embed_proj_dim=16, max_position_embeddings=64, eos_token_id=0, bos_token_id=0, pad_token_id=1)),
+        lambda: LlamaForCausalLM(LlamaConfig(
+            vocab_size=19, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=64, eos_token_id=0, bos_token_id=0)),
+    ],
+    ids=["opt", "llama"],
+)  # fmt: skip
+def test_other_families_pass_every_step(model, tokenizer, prompts, tmp_path):
+    lm = model().eval()
+    lm.save_pretrained(tmp_path)
+    reference, reward_model = freeze(load_lm(str(tmp_path))), freeze(RewardModel(lm))
+    policy = PolicyWithValueHead(str(tmp_path))
+    rollouts = sample_rollouts(policy, prompts, tokenizer, 5)
+    again = ppo.token_logprobs(response_outputs(policy, rollouts)[0], rollouts.response_ids)
+    assert torch.allclose(again.masked_fill(rollouts.response_mask == 0, 0), rollouts.logprobs, atol=1e-3)
+    e = ppo.collect_experience(
+        policy, reference, lambda r: reward_model(r.input_ids, r.attention_mask), rollouts,
+        beta=0.1, no_eos_score=-1.0, rows_at_once=4,
+    )  # fmt: skip
+    stats = ppo.ppo_update(policy, e, lambda loss: loss.backward() or 0.0, epochs=1, minibatch=3, max_kl=1.0)
+    assert abs(stats["first_ratio_max"] - 1) < 1e-4

@@ -1,0 +1,230 @@
+"""ppo.py against loops written from the equations, autograd and transformers."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_helpers import ppo
+from rlhf_helpers.models import PolicyWithValueHead
+from rlhf_helpers.rollouts import sample_rollouts
+
+
+def ragged(seed, rows, columns):
+    """Random numbers (rows, columns) and a mask of random lengths, at least one token each."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, columns + 1, (rows, 1), generator=generator)
+    mask = (torch.arange(columns) < lengths).long()
+    return [torch.randn(rows, columns, generator=generator) for _ in range(6)], mask
+
+
+shapes = given(seed=st.integers(0, 10_000), rows=st.integers(1, 5), columns=st.integers(1, 7))
+
+
+def test_token_logprobs_are_the_loss_of_transformers(lm):
+    ids = torch.randint(0, 19, (3, 9))
+    out = lm(input_ids=ids, labels=ids)
+    assert torch.isclose(-ppo.token_logprobs(out.logits[:, :-1], ids[:, 1:]).mean(), out.loss, atol=1e-5)
+
+
+@shapes
+@settings(max_examples=40, deadline=None)
+def test_gae_is_the_plain_loop(seed, rows, columns):
+    (rewards, values, *_), mask = ragged(seed, rows, columns)
+    advantages, returns = ppo.gae(rewards, values, mask, gamma=0.9, lam=0.8)
+    for b in range(rows):
+        n = int(mask[b].sum())
+        for t in range(n):
+            deltas = [
+                rewards[b, k] + (0.9 * values[b, k + 1] if k + 1 < n else 0.0) - values[b, k] for k in range(t, n)
+            ]
+            expected = sum((0.9 * 0.8) ** i * delta for i, delta in enumerate(deltas))
+            assert torch.isclose(advantages[b, t], expected, atol=1e-4)
+            assert torch.isclose(returns[b, t], expected + values[b, t], atol=1e-4)
+        assert (advantages[b, n:] == 0).all() and (returns[b, n:] == 0).all()
+
+
+def test_gae_by_hand():
+    rewards, values = torch.tensor([[0.0, 0, 0, 1]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    advantages, _ = ppo.gae(rewards, values, torch.ones(1, 4))
+    assert torch.allclose(advantages, torch.tensor([[0.7997, 0.7365, 0.67, 0.6]]), atol=1e-4)
+
+
+@shapes
+@settings(max_examples=40, deadline=None)
+def test_whiten(seed, rows, columns):
+    (x, *_), mask = ragged(seed, rows, columns)
+    real = x[mask == 1]
+    white = ppo.whiten(x, mask)
+    if len(real) > 1:
+        assert abs(white[mask == 1].mean()) < 1e-4
+        assert abs(white[mask == 1].std(unbiased=False) - 1) < 1e-2
+    kept = ppo.whiten(x, mask, shift_mean=False)
+    assert torch.isclose(kept[mask == 1].mean(), real.mean(), atol=1e-4)
+    assert (white[mask == 0] == 0).all() and (kept[mask == 0] == 0).all()
+
+
+@shapes
+@settings(max_examples=40, deadline=None)
+def test_rewards_sum_to_score_minus_the_price(seed, rows, columns):
+    (logprobs, ref, *_), mask = ragged(seed, rows, columns)
+    scores = torch.arange(rows) + 100.0
+    rewards = ppo.kl_penalised_rewards(scores, logprobs, ref, mask, beta=0.3)
+    for b in range(rows):
+        n = int(mask[b].sum())
+        price = 0.3 * (logprobs - ref)[b, :n]
+        assert torch.isclose(rewards[b].sum(), scores[b] - price.sum(), atol=1e-3)
+        assert rewards[b, n - 1] > 50, "the score is not on the last real token"
+        assert torch.allclose(rewards[b, : n - 1], -price[:-1], atol=1e-5), "the sign of the KL"
+        assert (rewards[b, n:] == 0).all()
+
+
+def test_a_row_without_tokens_gets_no_reward():
+    mask = torch.tensor([[0, 0], [1, 0]])
+    rewards = ppo.kl_penalised_rewards(torch.tensor([5.0, 7.0]), torch.zeros(2, 2), torch.zeros(2, 2), mask, 0.1)
+    assert rewards.tolist() == [[0, 0], [7, 0]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_stops(bad):
+    with pytest.raises(FloatingPointError, match="not finite"):
+        ppo.kl_penalised_rewards(torch.tensor([bad]), *[torch.zeros(1, 2)] * 2, torch.ones(1, 2), 0.1)
+
+
+def written_out(new, values, old, old_values, advantages, returns, mask):
+    """The loss of the docstring, token by token."""
+    total = 0.0
+    for b, t in mask.nonzero().tolist():
+        ratio = (new[b, t] - old[b, t]).exp()
+        policy = torch.max(-advantages[b, t] * ratio, -advantages[b, t] * ratio.clamp(0.8, 1.2))
+        near = old_values[b, t] + (values[b, t] - old_values[b, t]).clamp(-0.2, 0.2)
+        errors = torch.stack([(values[b, t] - returns[b, t]) ** 2, (near - returns[b, t]) ** 2])
+        total = total + policy + 0.1 * 0.5 * errors.max()
+    return total / mask.sum()
+
+
+@shapes
+@settings(max_examples=40, deadline=None)
+def test_ppo_loss_and_gradient(seed, rows, columns):
+    (new, values, old, *rest), mask = ragged(seed, rows, columns)
+    gradients = []
+    for loss_of in (written_out, lambda *a: ppo.ppo_loss(*a)[0]):
+        a, b = new.clone().requires_grad_(), values.clone().requires_grad_()
+        loss = loss_of(a, b, old, *rest, mask)
+        loss.backward()
+        gradients.append((loss.detach(), a.grad, b.grad))
+    for expected, ours in zip(*gradients):
+        assert torch.allclose(expected, ours, atol=1e-5)
+
+
+@shapes
+@settings(max_examples=20, deadline=None)
+def test_garbage_in_padding_changes_nothing(seed, rows, columns):
+    tensors, mask = ragged(seed, rows, columns)
+    results = []
+    for garbage in (0.0, 1e9, math.nan):
+        some = [x.masked_fill(mask == 0, garbage).requires_grad_(i < 2) for i, x in enumerate(tensors)]
+        loss, stats = ppo.ppo_loss(*some, mask)
+        loss.backward()
+        advantages, returns = ppo.gae(some[4].detach(), some[5].detach(), mask)
+        results.append([loss.detach(), some[0].grad, some[1].grad, advantages, returns, ppo.whiten(some[4], mask),
+                        ppo.kl_penalised_rewards(torch.ones(rows), *(x.detach() for x in some[2:4]), mask, 0.1)])  # fmt: skip
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_order_of_rows_does_not_matter():
+    tensors, mask = ragged(3, 5, 6)
+    order = torch.randperm(5)
+    loss, _ = ppo.ppo_loss(*tensors, mask)
+    assert torch.isclose(loss, ppo.ppo_loss(*(x[order] for x in tensors), mask[order])[0])
+
+
+def test_kl_estimates_by_sampling():
+    torch.manual_seed(0)
+    logits, ref = torch.randn(1, 1, 8), torch.randn(1, 1, 8)
+    tokens = torch.multinomial(logits[0].softmax(-1), 200_000, replacement=True).T
+    lp, ref_lp = (ppo.token_logprobs(x[0].expand(200_000, 1, 8), tokens) for x in (logits, ref))
+    k, exact = ppo.kl_estimates(lp, ref_lp), ppo.exact_kl(logits, ref).item()
+    assert abs(k["k1"].mean() - exact) < 0.01 and abs(k["k3"].mean() - exact) < 0.02
+    assert (k["k3"] >= -1e-6).all() and (k["k2"] >= 0).all() and (k["k1"] < 0).any() and exact > 0
+
+
+def collected(lm, tokenizer, prompts, score=1.0):
+    policy = PolicyWithValueHead(lm)
+    torch.nn.init.normal_(policy.value_head.weight)  # zero values would hide how returns are made
+    torch.manual_seed(0)
+    rollouts = sample_rollouts(policy, prompts, tokenizer, 6)
+    reward = lambda r: torch.linspace(-score, score, len(r))  # noqa: E731
+    settings = dict(beta=0.1, no_eos_score=-3.0, rows_at_once=2)
+    torch.manual_seed(1)
+    reference = type(lm)(lm.config).eval()
+    return policy, ppo.collect_experience(policy, reference, reward, rollouts, **settings)
+
+
+def test_returns_come_from_unwhitened_advantages(lm, tokenizer, prompts):
+    _, e = collected(lm, tokenizer, prompts)
+    mask = e.rollouts.response_mask
+    advantages, _ = ppo.gae(e.rewards, e.values, mask)
+    assert torch.allclose(e.advantages, advantages)
+    assert torch.allclose(e.returns, (advantages + e.values).masked_fill(mask == 0, 0.0), atol=1e-6)
+    assert (e.scores[~e.rollouts.ended] == -3.0).all()
+
+
+def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(lm, tokenizer, prompts):
+    policy, e = collected(lm, tokenizer, prompts)
+    policy.train()  # dropout must stay off even so
+    seen, losses = [], []
+    original = ppo.response_outputs
+    ppo.response_outputs = lambda model, some: seen.append(len(some)) or original(model, some)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+    def step(loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        return 0.0
+
+    try:
+        stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9)
+    finally:
+        ppo.response_outputs = original
+    assert seen == [2, 2, 1] * 2 and len(losses) == 6
+    assert abs(stats["first_ratio_max"] - 1) < 1e-4
+
+
+def test_an_update_stops_past_its_kl_bound(lm, tokenizer, prompts):
+    policy, e = collected(lm, tokenizer, prompts)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
+
+    def step(loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return 0.0
+
+    assert ppo.ppo_update(policy, e, step, epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
+
+
+def test_adapt_beta_moves_towards_the_target():
+    assert ppo.adapt_beta(0.1, kl=12.0, target=6.0) == pytest.approx(0.102)
+    assert ppo.adapt_beta(0.1, kl=1.0, target=6.0) == pytest.approx(0.098)
+    assert ppo.adapt_beta(0.1, kl=6.0, target=6.0) == 0.1
+
+
+def test_explained_variance():
+    returns, mask = torch.tensor([[1.0, 2, 3, 9]]), torch.tensor([[1, 1, 1, 0]])
+    assert ppo.explained_variance(returns, returns, mask) == 1
+    assert ppo.explained_variance(torch.full_like(returns, 2), returns, mask) == pytest.approx(0)
+
+
+def test_ppo_reaches_the_known_optimum():
+    """pi* proportional to pi_ref exp(r / beta), through the project's own functions."""
+    from rlhf_helpers.toy import train_toy_policy
+
+    ref, reward = torch.tensor([0.3, 0.25, 0.2, 0.15, 0.07, 0.03]), torch.tensor([0.0, 1, -1, 0.5, 2, -0.5])
+    history = train_toy_policy(ref, reward, beta=1.0)
+    assert history[0] > 0.1 and history[-1] < 0.05
