@@ -13,7 +13,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from rlhf_helpers.tiny.grammar import generate, plot
 
@@ -67,7 +67,7 @@ def plots(seed: int = SEED, count: int = 24_000) -> list[str]:
     return [plot(rng) for _ in range(count)]
 
 
-def tokenizer(reviews: list[str], plots: list[str]) -> PreTrainedTokenizerFast:
+def tokenizer(reviews: list[str], plots: list[str]) -> GPT2TokenizerFast:
     """Train a byte-level BPE in GPT-2's manner; end-of-text is its only special token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -79,7 +79,7 @@ def tokenizer(reviews: list[str], plots: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator([*reviews, *plots], trainer)
-    return PreTrainedTokenizerFast(
+    return GPT2TokenizerFast(
         tokenizer_object=bpe,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -90,7 +90,7 @@ def tokenizer(reviews: list[str], plots: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def base_model(plots: list[str], tokenizer: PreTrainedTokenizerFast, seed: int = SEED):
+def base_model(plots: list[str], tokenizer: GPT2TokenizerFast, seed: int = SEED):
     """Pretrain a small GPT-2 on the plots as one running stream.
 
     The stream has no end-of-text, so this model never learns to stop; and no reviews, so it
@@ -106,7 +106,8 @@ def base_model(plots: list[str], tokenizer: PreTrainedTokenizerFast, seed: int =
     )  # fmt: skip
     model = GPT2LMHeadModel(config).train()
 
-    stream = torch.tensor(tokenizer(" ".join(plots)).input_ids)
+    sentences = tokenizer([" " + plot for plot in plots]).input_ids
+    stream = torch.tensor([token for sentence in sentences for token in sentence])
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=PRETRAINING_STEPS, pct_start=0.05
