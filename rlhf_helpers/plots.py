@@ -93,7 +93,8 @@ def dashboard(metrics: pd.DataFrame) -> Figure:
             if name in metrics:
                 axis.plot(metrics["step"], metrics[name], color=colour, ls=style, label=name.replace("_", " "))
         axis.set_title(title, fontsize=10)
-        axis.legend(fontsize=8)
+        if axis.lines:  # none yet before the first update
+            axis.legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("update")
     return figure
@@ -107,7 +108,6 @@ def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | N
     figure, axes = new_figure(height=3.6)
     looks = zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":"))
     for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
-        frame = frame.sort_values("kl")
         axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style, ms=5, label=name)
         if "low" in frame:
             axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
