@@ -119,6 +119,20 @@ def test_recorded_logprobs_equal_recomputed_ones(lm, tokenizer, prompts):
     assert torch.allclose(again.masked_fill(mask == 0, 0), rollouts.logprobs, atol=1e-4)
 
 
+def test_recorded_logprobs_are_those_of_each_row_alone(lm, tokenizer, prompts):
+    """No padding on this side at all: catches right-padded prompts, which agree with themselves."""
+    torch.manual_seed(0)
+    rollouts = sample_rollouts(PolicyWithValueHead(lm), prompts, tokenizer, 8)
+    assert (rollouts.prompt_mask[:, -1] == 1).all(), "prompts must meet their responses: pad on the left"
+    for prompt, ids, mask, logprobs in zip(
+        prompts, rollouts.response_ids, rollouts.response_mask, rollouts.logprobs
+    ):
+        response = ids[mask == 1]
+        row = torch.cat([torch.tensor(prompt), response])[None]
+        alone = ppo.token_logprobs(lm(input_ids=row).logits[:, len(prompt) - 1 : -1], response[None])
+        assert torch.allclose(alone[0], logprobs[mask == 1], atol=1e-4)
+
+
 def test_each_row_ends_at_its_own_end_of_text(lm, tokenizer, prompts):
     torch.manual_seed(0)
     lm.train()

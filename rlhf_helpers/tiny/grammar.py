@@ -22,7 +22,7 @@ MAX_WORDS = 36
 
 
 def _load():
-    """Read the texts above into {(symbol, polarity): [(weight, production), ...]}.
+    """Read the texts of `language` into {(symbol, polarity): [(weight, production), ...]}.
 
     A production is a tuple of words (str) and parts (symbol, polarity written, polarity read).
     (symbol, EITHER) has the productions of both polarities.
