@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := "1-SFT.ipynb" "2-RM Training.ipynb" "3-RLHF.ipynb"
 
+# the embedded preset as it is, whatever the caller's environment says
+AFRESH := env -u RLHF_SEED -u RLHF_MODEL -u RLHF_DATASET -u RLHF_ARTIFACTS RLHF_PRESET=tiny
+
 # a kernel of another environment that is also called python3 must not run the notebooks
 export JUPYTER_PREFER_ENV_PATH := 1
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
@@ -15,12 +18,13 @@ help:  ## this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Set another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "'$(PYTHON)' has no venv. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv || { echo "Making .venv failed; see above"; exit 1; }
+	@echo "Installing the pinned packages into .venv: once, some minutes and 2 GB"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,test]' || { echo "Installing the pinned packages into .venv failed; see above. Is a package index within reach?"; exit 1; }
 	@touch $@
 
-tutorial: export RLHF_PRESET ?= tiny
 tutorial: .venv/installed  ## run notebooks 1, 2 and 3 (preset tiny unless RLHF_PRESET says otherwise), then the before/after table
-	$(BIN)/python -m rlhf_helpers sft rm rlhf
+	@test -n "$$RLHF_PRESET" || echo "RLHF_PRESET is not set: make tutorial takes tiny"
+	RLHF_PRESET=$${RLHF_PRESET:-tiny} $(BIN)/python -m rlhf_helpers sft rm rlhf
 
 sft: .venv/installed  ## run notebook 1 alone, headless
 	$(BIN)/python -m rlhf_helpers sft
@@ -36,12 +40,12 @@ lab: .venv/installed  ## open the notebooks in JupyterLab
 
 test: .venv/installed  ## everything that CI runs: nbval over the notebooks, then pytest
 	rm -rf artifacts/test
-	RLHF_PRESET=tiny RLHF_SEED= RLHF_MODEL= RLHF_DATASET= RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS)
-	$(BIN)/python -m pytest tests
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
+	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
-notebooks: .venv/installed  ## run the notebooks in place, afresh on tiny, for their committed outputs
+notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
 	rm -rf artifacts/notebooks
-	RLHF_PRESET=tiny RLHF_SEED= RLHF_MODEL= RLHF_DATASET= RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
 
 clean:  ## remove .venv and all artifacts
 	rm -rf .venv artifacts

@@ -5,13 +5,14 @@ What a notebook prints is shown as it comes; the executed copy is kept beside th
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
@@ -37,7 +38,6 @@ def announce(client: StreamingClient):
             if line.startswith("#"):
                 client.heading = line.lstrip("# ")
                 print(f"\n--- {client.heading}", flush=True)
-                break
 
     return on_cell_start
 
@@ -45,9 +45,13 @@ def announce(client: StreamingClient):
 def execute(path: Path, copy: Path) -> None:
     """Runs one notebook in a fresh kernel, in its own folder, and writes the executed copy.
 
-    Exits with a message that names notebook, section and error if a cell fails.
+    Exits with a message that names notebook, section and error if a cell fails, if the kernel
+    dies or if you interrupt it; the copy then holds what was printed until there.
     """
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     client = StreamingClient(
         notebook, timeout=None, kernel_name="python3", coalesce_streams=True, record_timing=False,
         resources={"metadata": {"path": str(path.resolve().parent)}},
@@ -58,9 +62,18 @@ def execute(path: Path, copy: Path) -> None:
         client.execute()
     except CellExecutionError as error:
         sys.exit(f"\n{path.name} failed in section {client.heading!r}: {error.ename}: {error.evalue}\nSee {copy}")
+    except DeadKernelError:
+        sys.exit(
+            f"\n{path.name}: the kernel died in section {client.heading!r}, most often for want of memory. Free "
+            "some and run this again: the training continues from its last checkpoint."
+        )
+    except KeyboardInterrupt:
+        sys.exit(f"\n{path.name} was interrupted in section {client.heading!r}. Run it again to continue.")
     finally:
         for cell in notebook.cells:
-            cell.metadata.pop("execution", None)
+            for output in cell.get("outputs", []):
+                if "data" in output:  # a notebook's readers can all show these two, and only these
+                    output.data = {k: v for k, v in output.data.items() if k in ("text/plain", "image/png")}
         notebook.metadata.pop("widgets", None)  # GitHub calls a notebook with these invalid
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, copy)
@@ -86,11 +99,15 @@ def main() -> None:
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
     arguments = parser.parse_args()
     preset = load_preset()
-    for stage in arguments.stages:
-        path = Path(STAGES[stage])
+    copies = {Path(STAGES[s]): preset.artifacts / preset.name / STAGES[s] for s in arguments.stages}
+    for path in copies:
         if not path.exists():
             sys.exit(f"{path} is not here: run this from the folder that holds the notebooks")
-        execute(path, path if arguments.in_place else preset.artifacts / preset.name / path.name)
+    for path, copy in copies.items():
+        execute(path, copy)
+    if arguments.in_place:  # only now that all have passed
+        for path, copy in copies.items():
+            shutil.copyfile(copy, path)
     if "rlhf" in arguments.stages:
         print(f"\n{before_and_after(preset.folder('policy'))}\n(95 % intervals in brackets)")
     print(f"\nNext: open {preset.artifacts / preset.name} for models, metrics.csv and executed notebooks, `make lab`")

@@ -1,5 +1,6 @@
 """The set-up cell of the notebooks: installs what is missing and replaces nothing."""
 
+import importlib
 import platform
 import subprocess
 import sys
@@ -10,18 +11,32 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
+PROJECT = "rlhf-in-notebooks"
 SHOWN = ("torch", "transformers", "datasets", "matplotlib")
 
 
 def requirements() -> list[Requirement]:
     """What the series needs, from pyproject.toml in a checkout, else from the installed package."""
     pyproject = Path(__file__).parents[1] / "pyproject.toml"
-    if pyproject.exists():
-        lines = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"] if pyproject.exists() else {}
+    if project.get("name") == PROJECT:  # else it is a fork's that copied the helpers
+        lines = project["dependencies"]
     else:
-        lines = [line for line in metadata.requires("rlhf-in-notebooks") or [] if "extra ==" not in line]
+        lines = [line for line in metadata.requires(PROJECT) or [] if "extra ==" not in line]
     return [Requirement(line) for line in lines]
+
+
+def installed_versions() -> dict[str, str]:
+    """Every distribution that Python would import, by normalised name, with its version."""
+    versions: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+        if name and version:  # a broken installation may lack either
+            versions.setdefault(canonicalize_name(name), version)  # the first on the path is imported
+    return versions
 
 
 def install_missing() -> None:
@@ -31,10 +46,10 @@ def install_missing() -> None:
     a running kernel. Prints the versions in use. Raises RuntimeError if something that is there
     is out of range, or if pip fails.
     """
-    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    installed = installed_versions()
     missing, unfit = [], []
     for requirement in requirements():
-        version = installed.get(requirement.name.lower().replace("_", "-"))
+        version = installed.get(canonicalize_name(requirement.name))
         if version is None:
             missing.append(str(requirement))
         elif not requirement.specifier.contains(version, prereleases=True):
@@ -46,15 +61,25 @@ def install_missing() -> None:
         )
     if missing:
         print("installing:", ", ".join(missing))
+        public = {name: p for name, version in installed.items() if (p := _public(version))}
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
-            pins.writelines(f"{name}=={version.split('+')[0]}\n" for name, version in installed.items())
+            pins.writelines(f"{name}=={version}\n" for name, version in public.items())
             pins.flush()
             command = [sys.executable, "-m", "pip", "install", "-q", "-c", pins.name, *missing]
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"pip could not install {', '.join(missing)}:\n{done.stderr.strip()[-1500:]}")
+        importlib.invalidate_caches()  # or this kernel would not see what came in while it ran
     versions = [f"{name} {metadata.version(name)}" for name in SHOWN]
     print(" | ".join([f"python {platform.python_version()}", *versions]))
+
+
+def _public(version: str) -> str | None:
+    """A version without its local part (2.6.0+cu124), which no index has; None if unreadable."""
+    try:
+        return Version(version).public
+    except InvalidVersion:
+        return None
 
 
 def quiet() -> None:

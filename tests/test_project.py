@@ -1,6 +1,6 @@
 """What a person meets first: the committed notebooks, the runner and the set-up."""
 
-import json
+import os
 import re
 import subprocess
 import sys
@@ -87,6 +87,35 @@ def test_set_up_replaces_nothing_out_of_range(monkeypatch):
         environment.install_missing()
 
 
+def test_set_up_reads_a_messy_environment(tmp_path, monkeypatch):
+    """What Colab and old machines have: a package twice, one without a name, one without a version."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, name, lines in [
+        (here, "Messy_Pkg-2.0", "Name: Messy_Pkg\nVersion: 2.0+cu1\n"),
+        (there, "messy_pkg-1.0", "Name: messy-pkg\nVersion: 1.0\n"),
+        (there, "nameless-1.0", "Version: 1.0\n"),
+        (there, "versionless-1.0", "Name: versionless\n"),
+        (there, "odd-1.0", "Name: odd\nVersion: not a version\n"),
+    ]:
+        (folder / f"{name}.dist-info").mkdir(parents=True)
+        (folder / f"{name}.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\n" + lines)
+    monkeypatch.syspath_prepend(there)
+    monkeypatch.syspath_prepend(here)
+    installed = environment.installed_versions()
+    assert installed["messy-pkg"] == "2.0+cu1" and installed["odd"] == "not a version"
+    assert "versionless" not in installed and "torch" in installed
+    pins = []
+
+    def run(command, **kwargs):
+        pins.extend(Path(command[command.index("-c") + 1]).read_text().splitlines())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    monkeypatch.setattr(environment, "requirements", lambda: [Requirement("not-there>=1")])
+    environment.install_missing()
+    assert "messy-pkg==2.0" in pins and not any(line.startswith("odd==") for line in pins)
+
+
 def test_requirements_are_read_from_the_project():
     assert {"torch", "transformers", "datasets"} <= {r.name for r in environment.requirements()}
 
@@ -107,9 +136,40 @@ def test_runner_streams_and_keeps_the_copy(tmp_path, capsys):
 
 
 def test_runner_names_section_and_error(tmp_path):
+    path = notebook_of(tmp_path, "raise ValueError('no good')", "print('later')")
+    notebook = nbformat.read(path, 4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="from an earlier run")]
+    nbformat.write(notebook, path)
     with pytest.raises(SystemExit, match=r"toy.ipynb failed in section 'A section': ValueError: no good"):
-        execute(notebook_of(tmp_path, "raise ValueError('no good')"), tmp_path / "out.ipynb")
-    assert json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+        execute(path, tmp_path / "out.ipynb")
+    failed, later = [c for c in nbformat.read(tmp_path / "out.ipynb", 4).cells if c.cell_type == "code"]
+    assert failed.outputs[0].ename == "ValueError" and not later.outputs
+
+
+def test_runner_says_that_the_kernel_died(tmp_path):
+    path = notebook_of(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(SystemExit, match=r"the kernel died in section 'A section'"):
+        execute(path, tmp_path / "out.ipynb")
+
+
+def test_runner_keeps_text_and_pictures_only(tmp_path):
+    source = "from IPython.display import display, HTML; display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
+    execute(notebook_of(tmp_path, source), tmp_path / "out.ipynb")
+    (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
+    assert output.data == {"text/plain": "x"}
+
+
+def test_in_place_waits_for_all(tmp_path, monkeypatch):
+    for name, source in {"1-SFT.ipynb": "1", "2-RM Training.ipynb": "1 / 0"}.items():
+        notebook_of(tmp_path, source).rename(tmp_path / name)
+    before = (tmp_path / "1-SFT.ipynb").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_helpers", "--in-place", "sft", "rm"], cwd=tmp_path, capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "RLHF_PRESET": "tiny", "RLHF_ARTIFACTS": "out"},
+    )  # fmt: skip
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+    assert (tmp_path / "1-SFT.ipynb").read_text() == before
+    assert (tmp_path / "out" / "tiny" / "1-SFT.ipynb").exists()
 
 
 def test_runner_needs_the_notebooks(tmp_path):
