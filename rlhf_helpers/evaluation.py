@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_helpers.data import length_bucketed, lm_labels, pad
 from rlhf_helpers.ppo import token_logprobs
-from rlhf_helpers.rollouts import response_outputs, sample_rollouts
+from rlhf_helpers.rollouts import Rollouts, response_outputs, sample_rollouts
 from rlhf_helpers.tiny import grammar
 
 Judge = Callable[[list[str]], np.ndarray]  # texts -> 1 for each judged positive, else 0
@@ -38,12 +38,16 @@ def vader_judge(texts: list[str]) -> np.ndarray:
 def classifier_judge(name_or_path: str) -> Judge:
     """A text classifier of transformers whose positive class is the last, as a judge.
 
-    Take one that was trained on other data than the reward model. Raises OSError if it can't be had.
+    Take one that was trained on other data than the reward model. Raises OSError if it can't be had or has no
+    safetensors.
     """
-    from transformers import pipeline
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    classify = pipeline("text-classification", model=name_or_path, use_safetensors=True)
-    positive = classify.model.config.id2label[max(classify.model.config.id2label)]
+    # the pipeline alone would unpickle where there are no safetensors
+    model = AutoModelForSequenceClassification.from_pretrained(name_or_path, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    positive = model.config.id2label[max(model.config.id2label)]
     return lambda texts: np.array([float(x["label"] == positive) for x in classify(texts, truncation=True)])
 
 
@@ -65,6 +69,13 @@ def mean_nll(lm: nn.Module, rows: list[list[int]], pad_id: int, batch: int = 64)
         total -= logprobs[labels != -100].sum().item()
         count += (labels != -100).sum().item()
     return total / count
+
+
+def response_logprob(model: nn.Module, rollouts: Rollouts) -> torch.Tensor:
+    """log pi(response | prompt) of each row, summed over its tokens, (B,)."""
+    logits, _, where = response_outputs(model, rollouts)
+    logprobs = token_logprobs(logits, rollouts.response_ids[where])
+    return logprobs.new_zeros(len(rollouts)).index_add(0, where[0], logprobs)
 
 
 def distinct_n(texts: list[str], n: int = 2) -> float:
@@ -97,16 +108,12 @@ def evaluate(
     frames = []
     for start in range(0, len(prompts), batch):
         rollouts = sample_rollouts(policy, prompts[start : start + batch], tokenizer, max_new_tokens, generator)
-        mask, tokens = rollouts.response_mask, rollouts.response_ids
-        logprobs, ref, under_base = (
-            token_logprobs(response_outputs(model, rollouts)[0], tokens).masked_fill(mask == 0, 0.0).sum(1)
-            for model in (policy, reference, base)
-        )
+        logprobs, ref, under_base = (response_logprob(model, rollouts) for model in (policy, reference, base))
         columns = {
             "reward": reward(rollouts),
             "kl": logprobs - ref,
             "nll": -under_base,
-            "length": mask.sum(1),
+            "length": rollouts.response_mask.sum(1),
             "eos_rate": rollouts.ended.float(),
         }
         frame = pd.DataFrame({name: x.float().cpu().numpy() for name, x in columns.items()})

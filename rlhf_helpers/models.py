@@ -63,9 +63,13 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _trunk(lm: PreTrainedModel, input_ids, attention_mask, **kwargs):
-    """Last hidden states, (B, T, d), with positions from the mask where the model takes them."""
-    if "position_ids" in inspect.signature(lm.base_model.forward).parameters:
+def hidden_states(lm: PreTrainedModel, input_ids, attention_mask=None, **kwargs) -> torch.Tensor:
+    """Last hidden states of any causal language model's trunk, (B, T, d).
+
+    Positions are counted by the mask. Without one, rows must start in the first column; what
+    pads them on the right is then never looked at, since the trunk looks only backwards.
+    """
+    if attention_mask is not None and "position_ids" in inspect.signature(lm.base_model.forward).parameters:
         kwargs.setdefault("position_ids", position_ids(attention_mask)[:, -input_ids.shape[1] :])
     return lm.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
 
@@ -95,7 +99,7 @@ class RewardModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, T) ids and mask, padded on either side with any id -> (B,) logits."""
-        hidden = _trunk(self.model, input_ids, attention_mask)
+        hidden = hidden_states(self.model, input_ids, attention_mask)
         rows = torch.arange(len(hidden), device=hidden.device)
         return self.model.score(hidden[rows, last_token(attention_mask)]).squeeze(-1).float()
 
@@ -154,7 +158,11 @@ class PolicyWithValueHead(nn.Module):
         K is `logits_to_keep`, or T where that is 0. `kwargs` go to the trunk (`position_ids`,
         `past_key_values`, `use_cache`); positions are counted by the mask unless given.
         """
-        hidden = _trunk(self.lm, input_ids, attention_mask, **kwargs)[:, -logits_to_keep:]
+        hidden = hidden_states(self.lm, input_ids, attention_mask, **kwargs)[:, -logits_to_keep:]
+        return self.heads(hidden)
+
+    def heads(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (..., d) -> logits (..., V) and values (...)."""
         return self.lm.get_output_embeddings()(hidden), self.value_head(hidden).squeeze(-1).float()
 
     def save_pretrained(self, folder: str | Path) -> None:

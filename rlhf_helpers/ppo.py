@@ -23,7 +23,7 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """log pi(token | what came before), (B, T), from logits (B, T, V) and tokens (B, T).
 
-    `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits one position earlier.
+    Any leading shape will do. `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits one position earlier.
     """
     logits = logits.float()
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
@@ -192,16 +192,20 @@ def collect_experience(
     """Scores rollouts and turns the scores into advantages and returns.
 
     `reward` gives one score a row, (B,); a response that never ended scores `no_eos_score`
-    instead. `rows_at_once` bounds the memory that the (rows, T, V) logits take.
+    instead. `rows_at_once` bounds the memory that the logits take.
     """
-    mask, parts = rollouts.response_mask, []
+    mask = rollouts.response_mask
+    logprobs, ref_logprobs, entropies, values = torch.zeros(4, *mask.shape, device=mask.device)
     for rows in torch.arange(len(mask), device=mask.device).split(rows_at_once):
         some = rollouts[rows]
-        logits, values = response_outputs(policy, some)
-        ref_logits, _ = response_outputs(reference, some)
-        tokens = some.response_ids
-        parts.append((token_logprobs(logits, tokens), token_logprobs(ref_logits, tokens), entropy(logits), values))
-    logprobs, ref_logprobs, entropies, values = (torch.cat(x) for x in zip(*parts))
+        for model in (policy, reference):
+            logits, state_values, (row, column) = response_outputs(model, some)
+            tokens, where = some.response_ids[row, column], (rows[row], column)
+            if model is policy:
+                logprobs[where], entropies[where] = token_logprobs(logits, tokens), entropy(logits)
+                values[where] = state_values
+            else:
+                ref_logprobs[where] = token_logprobs(logits, tokens)
     scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
     advantages, returns = gae(rewards, values, mask)
@@ -231,11 +235,9 @@ def ppo_update(
     for epoch in range(epochs):
         for rows in torch.randperm(len(mask)).to(mask.device).split(minibatch):
             some = e.rollouts[rows]
-            logits, values = response_outputs(policy, some)
-            loss, stats = ppo_loss(
-                token_logprobs(logits, some.response_ids), values,
-                e.logprobs[rows], e.values[rows], advantages[rows], e.returns[rows], mask[rows],
-            )  # fmt: skip
+            logits, values, where = response_outputs(policy, some)
+            old = (x[rows][where] for x in (e.logprobs, e.values, advantages, e.returns, mask))
+            loss, stats = ppo_loss(token_logprobs(logits, some.response_ids[where]), values, *old)
             stats["grad_norm"] = step(loss)
             history.append(stats)
         if history[-1]["approx_kl"] > max_kl:

@@ -21,6 +21,7 @@ class Preset:
     model: str  # Hub id or folder of the base causal language model
     dataset: str  # Hub id or folder: columns `sentence` and `label` (0 negative, 1 positive)
     judge: str  # who judges the samples: "grammar" or "vader"; never the reward model
+    second_judge: str | None = None  # a classifier on the Hub, trained on other data
     device: str = "cpu"
     precision: str = "fp32"  # or "bf16": matrix products in bfloat16, weights in fp32
     seed: int = 0
@@ -100,7 +101,7 @@ def _presets(device: str) -> dict[str, Preset]:
     )
     gpt2 = Preset(
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
-        device=device,
+        second_judge="lvwerra/distilbert-imdb", device=device,
         sft_epochs=1, sft_lr=5e-5,
         rm_epochs=1, rm_lr=2e-5,
         ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_lr=1e-5, ppo_new_tokens=24,

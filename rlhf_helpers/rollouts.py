@@ -4,10 +4,11 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
+from torch.nn.functional import pad as pad_columns
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from rlhf_helpers.data import pad
-from rlhf_helpers.models import position_ids
+from rlhf_helpers.models import hidden_states, position_ids
 
 
 @dataclass
@@ -60,7 +61,7 @@ def sample_rollouts(
     Samples at temperature 1 from the whole distribution: the log-probabilities recorded are
     then those of the policy itself, which the ratio and the KL are about (trl#235). `policy`
     is a `PolicyWithValueHead` or any causal language model of transformers. A row stops at its
-    own end-of-text, the batch when all have. Raises ValueError for no prompt, an empty one, or
+    own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, or
     one that does not fit into the model's positions with its response.
     """
     rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
@@ -69,30 +70,38 @@ def sample_rollouts(
     eos, device = tokenizer.eos_token_id, lm.device
 
     prompt_ids, prompt_mask = (x.to(device) for x in pad(rows, tokenizer.pad_token_id, side="left"))
+    B = len(rows)
+    response_ids = torch.full((B, max_new_tokens), tokenizer.pad_token_id, device=device)
+    response_mask = torch.zeros_like(response_ids)
+    logprobs = torch.zeros((B, max_new_tokens), device=device)
+    alive = torch.arange(B, device=device)  # the rows still being written, which the cache holds
     mask, next_ids, next_positions = prompt_mask, prompt_ids, position_ids(prompt_mask)
-    alive = torch.ones(len(rows), dtype=torch.bool, device=device)
-    cache, ids, alive_at, logprobs = DynamicCache(config=lm.config), [], [], []
+    cache = DynamicCache(config=lm.config)
     was_training = policy.training
     policy.eval()
-    for _ in range(max_new_tokens):
+    for t in range(max_new_tokens):
         logits = policy(
             input_ids=next_ids, attention_mask=mask, position_ids=next_positions,
             past_key_values=cache, use_cache=True, logits_to_keep=1,
         )[0][:, -1]  # fmt: skip
         distribution = logits.float().log_softmax(-1)
         sampled = torch.multinomial(distribution.exp(), 1, generator=generator)
-        ids.append(sampled.squeeze(1).where(alive, tokenizer.pad_token_id))
-        logprobs.append(distribution.gather(1, sampled).squeeze(1).where(alive, 0.0))
-        alive_at.append(alive)
-        alive = alive & (ids[-1] != eos)
-        if not alive.any():
+        response_ids[alive, t] = sampled[:, 0]
+        logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
+        response_mask[alive, t] = 1
+        writing = (sampled[:, 0] != eos).nonzero()[:, 0]
+        if len(writing) < len(alive):  # a finished row costs nothing from here on
+            cache.batch_select_indices(writing)
+            alive, mask, next_positions, sampled = (x[writing] for x in (alive, mask, next_positions, sampled))
+        if len(alive) == 0:
             break
-        mask = torch.cat([mask, alive_at[-1].long()[:, None]], 1)
-        next_ids, next_positions = ids[-1][:, None], next_positions[:, -1:] + 1
+        mask = pad_columns(mask, (0, 1), value=1)
+        next_ids, next_positions = sampled, next_positions[:, -1:] + 1
     policy.train(was_training)
-    return Rollouts(
-        prompt_ids, prompt_mask, torch.stack(ids, 1), torch.stack(alive_at, 1).long(), torch.stack(logprobs, 1), ~alive
-    )
+    ended = torch.ones(B, dtype=torch.bool, device=device)
+    ended[alive] = False
+    response = (x[:, : t + 1] for x in (response_ids, response_mask, logprobs))
+    return Rollouts(prompt_ids, prompt_mask, *response, ended)
 
 
 def _check_prompts(rows: list[list[int]], max_new_tokens: int, positions: int) -> None:
@@ -108,16 +117,31 @@ def _check_prompts(rows: list[list[int]], max_new_tokens: int, positions: int) -
             )
 
 
-def response_outputs(model: nn.Module, rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits (B, T, V) that predict each response token and, of a policy, values (B, T).
+def response_outputs(
+    model: nn.Module, rollouts: Rollouts, rows_at_once: int = 32
+) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor]]:
+    """What predicted each of the N real response tokens: logits (N, V), values (N,), where they are.
 
-    The logits at one column predict the next, so these are the last T + 1 columns without the
-    last: the off-by-one that hides best. A model without a value head gives None for values.
+    `where` is a pair of indices (row, column), each (N,): `rollouts.response_ids[where]` are the
+    tokens predicted. A model without a value head gives None for values.
+
+    Padding is not computed: rows go through the trunk `rows_at_once` at a time, sorted by length
+    and moved to the left, where they need no mask; and only the states that predict a response
+    token meet the vocabulary. The state at one token predicts the next: the off-by-one that
+    hides best.
     """
-    mask = rollouts.attention_mask
-    outputs = model(
-        input_ids=rollouts.input_ids, attention_mask=mask, position_ids=position_ids(mask),
-        logits_to_keep=rollouts.response_ids.shape[1] + 1,
-    )  # fmt: skip
-    values = outputs[1][:, :-1] if isinstance(outputs, tuple) else None
-    return outputs[0][:, :-1], values
+    lm = getattr(model, "lm", model)
+    heads = getattr(model, "heads", lambda states: (lm.get_output_embeddings()(states), None))
+    ids, prompt, total = rollouts.input_ids, rollouts.prompt_mask.sum(1), rollouts.attention_mask.sum(1)
+    padding = rollouts.prompt_ids.shape[1] - prompt
+    logits, values, where = [], [], []
+    for rows in total.argsort(stable=True).split(rows_at_once):
+        columns = torch.arange(int(total[rows].max()), device=ids.device) + padding[rows, None]
+        hidden = hidden_states(lm, ids[rows].gather(1, columns.clamp(max=ids.shape[1] - 1)))
+        row, column = rollouts.response_mask[rows].nonzero(as_tuple=True)
+        outputs = heads(hidden[row, prompt[rows][row] + column - 1])
+        logits.append(outputs[0])
+        values.append(outputs[1])
+        where.append((rows[row], column))
+    row, column = (torch.cat(x) for x in zip(*where))
+    return torch.cat(logits), None if values[0] is None else torch.cat(values), (row, column)
