@@ -124,14 +124,14 @@ def length_bucketed(lengths: list[int], batch: int, seed: int) -> list[list[int]
 def sample_prompts(rows: list[list[int]], n: int, tokens: tuple[int, int], seed: int) -> list[list[int]]:
     """`n` prompts: the first `tokens[0]` to `tokens[1]` (uniform) ids of random rows.
 
-    A prompt always leaves its row at least one token to continue with.
+    A prompt leaves its row a token to write besides end-of-text, or nothing would be left to decide.
     Raises ValueError if no row is long enough.
     """
     low, high = tokens
-    long_enough = [row for row in rows if len(row) > low]
+    long_enough = [row for row in rows if len(row) >= low + 2]
     if not long_enough:
-        raise ValueError(f"no sentence has more than {low} tokens to take a prompt from")
+        raise ValueError(f"no sentence has {low + 2} tokens: a prompt of {low}, a word and end-of-text")
     rng = random.Random(seed)
     # rng.sample gives each row once before any comes twice: 872 prompts of 872 sentences differ
     chosen = [i for _ in range(-(-n // len(long_enough))) for i in rng.sample(range(len(long_enough)), len(long_enough))]
-    return [long_enough[i][: rng.randint(low, min(high, len(long_enough[i]) - 1))] for i in chosen[:n]]
+    return [long_enough[i][: rng.randint(low, min(high, len(long_enough[i]) - 2))] for i in chosen[:n]]

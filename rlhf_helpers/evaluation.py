@@ -117,7 +117,8 @@ def evaluate(
             "eos_rate": rollouts.ended.float(),
         }
         frame = pd.DataFrame({name: x.float().cpu().numpy() for name, x in columns.items()})
-        frame.insert(0, "prompt", tokenizer.batch_decode(rollouts.prompt_ids, skip_special_tokens=True))
+        starts = tokenizer.batch_decode(rollouts.prompt_ids, skip_special_tokens=True)
+        frame.insert(0, "prompt", [start.strip() for start in starts])
         frame.insert(1, "text", rollouts.texts(tokenizer))
         frames.append(frame)
     frame = pd.concat(frames, ignore_index=True)

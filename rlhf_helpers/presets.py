@@ -38,19 +38,19 @@ class Preset:
     rm_batch: int = 32
     rm_lr: float = 5e-4
 
-    ppo_updates: int = 60
-    ppo_batch: int = 128  # prompts an update
-    ppo_minibatch: int = 64
-    ppo_epochs: int = 4
-    ppo_lr: float = 7e-4
-    ppo_prompt_tokens: tuple[int, int] = (2, 8)
+    ppo_updates: int = 48
+    ppo_batch: int = 256  # prompts an update
+    ppo_minibatch: int = 128
+    ppo_epochs: int = 3
+    ppo_lr: float = 8e-4
+    ppo_prompt_tokens: tuple[int, int] = (2, 6)  # from and to; a token of tiny is a whole word
     ppo_new_tokens: int = 40
-    ppo_beta: float = 0.2  # price of one nat of KL, in standard deviations of the reward
+    ppo_beta: float = 0.15  # price of one nat of KL, in standard deviations of the reward
     ppo_target_kl: float | None = None  # nats a response: beta is adapted to it; None: fixed
     ppo_max_update_kl: float = 0.05  # nats a token: an update's epochs stop past it
     ppo_no_eos_score: float = -3.0  # the score of a response that never ended
 
-    eval_prompts: int = 512
+    eval_prompts: int = 1_000
 
     def folder(self, stage: str) -> Path:
         """Where a stage ("sft", "reward_model", "policy") leaves its model and metrics."""
@@ -104,8 +104,8 @@ def _presets(device: str) -> dict[str, Preset]:
         second_judge="lvwerra/distilbert-imdb", device=device,
         sft_epochs=1, sft_lr=5e-5,
         rm_epochs=1, rm_lr=2e-5,
-        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_lr=1e-5, ppo_new_tokens=24,
-        ppo_target_kl=6.0, eval_prompts=872,
+        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5,
+        ppo_prompt_tokens=(2, 8), ppo_new_tokens=24, ppo_beta=0.2, ppo_target_kl=6.0, eval_prompts=872,
     )  # fmt: skip
     if _bf16_pays(device):
         gpt2 = replace(gpt2, precision="bf16")

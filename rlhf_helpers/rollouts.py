@@ -45,7 +45,7 @@ class Rollouts:
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Each prompt with its response, without special tokens or padding."""
-        return tokenizer.batch_decode(self.input_ids, skip_special_tokens=True)
+        return [text.strip() for text in tokenizer.batch_decode(self.input_ids, skip_special_tokens=True)]
 
 
 @torch.no_grad()

@@ -109,13 +109,13 @@ def test_buckets_are_a_permutation_that_wastes_little():
     assert sum(len(b) * max(lengths[i] for i in b) for b in batches) < 1.15 * sum(lengths)
 
 
-def test_prompts_leave_a_token_and_repeat_late():
-    rows = [[i] * n for i, n in enumerate((3, 5, 9, 12))]
+def test_prompts_leave_a_word_and_repeat_late():
+    rows = [[i] * n for i, n in enumerate((4, 5, 9, 12))]
     prompts = data.sample_prompts(rows, 40, (2, 8), seed=0)
     assert len(prompts) == 40 and {p[0] for p in prompts[:4]} == {0, 1, 2, 3}
-    assert all(2 <= len(p) <= min(8, len(rows[p[0]]) - 1) for p in prompts)
+    assert all(2 <= len(p) <= min(8, len(rows[p[0]]) - 2) for p in prompts)
     with pytest.raises(ValueError, match="no sentence"):
-        data.sample_prompts([[1, 2]], 1, (2, 8), seed=0)
+        data.sample_prompts([[1, 2, 3]], 1, (2, 8), seed=0)
 
 
 def test_real_sst2_through_the_real_code(tmp_path):

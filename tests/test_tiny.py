@@ -41,7 +41,7 @@ def test_the_judge_agrees_with_every_label(reviews):
 
 def test_no_sentence_has_two_verdicts(reviews):
     for sentence in reviews["test"]["sentence"][:1000]:
-        words = sentence.replace(" an ", " a ").split()
+        words = sentence.split()
         ends = [grammar._ends(("REVIEW", p, p), words, 0, {}) for p in (0, 1)]
         assert sum(len(words) in e for e in ends) == 1, sentence
 
@@ -69,7 +69,7 @@ def test_the_base_model_and_its_tokenizer():
     assert (TINY / "base" / "model.safetensors").stat().st_size < 4_000_000
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == base.config.eos_token_id
     for text in ("the plot is clever .", "Ünïcode, 日本語 🎬", "a  b\n"):
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == " " + text  # the space that starts every word
 
 
 def test_the_files_are_what_the_seed_gives(reviews):

@@ -13,12 +13,11 @@ contain itself: the language is finite, and every review ends.
 
 import functools
 import random
-import re
 
 from rlhf_helpers.tiny.language import GROUP_RULES, GROUPS, LEXICON, RULES
 
 NEGATIVE, POSITIVE, EITHER = 0, 1, 2  # EITHER: read as any polarity
-MAX_WORDS = 36
+MAX_WORDS = 28
 
 
 def _load():
@@ -82,19 +81,17 @@ def generate(rng: random.Random, label: int) -> str:
         words = _expand(("REVIEW", label, label), rng)
         content = [word for word in words if len(word) > 3]
         if len(words) <= MAX_WORDS and len(set(content)) == len(content):
-            return _spell(words)
+            return " ".join(words)
 
 
 def plot(rng: random.Random) -> str:
     """Write a sentence about a film, mostly of its plot, that has no sentiment."""
-    return _spell(_expand(("PLOT", POSITIVE, POSITIVE), rng))
+    return " ".join(_expand(("PLOT", POSITIVE, POSITIVE), rng))
 
 
 def judge(text: str) -> int | None:
     """Judge a review by parsing it: 1 praise, 0 blame, None if it is not a review."""
-    words = re.sub(r"\ban(?= )", "a", text).split()
-    if _spell(words) != " ".join(text.split()):
-        return None  # "a" and "an" mixed up
+    words = text.split()
     memo = {}
     for polarity in (NEGATIVE, POSITIVE):
         if len(words) in _ends(("REVIEW", polarity, polarity), words, 0, memo):
@@ -111,8 +108,10 @@ def patterns() -> list[str]:
     """List the ways to build a review, each with its opening part written out."""
     return [
         " ".join(_show(part) for part in (*opening, *rest))
-        for _, (first, *rest) in GRAMMAR["REVIEW", POSITIVE]
-        for _, opening in GRAMMAR[first[:2]]
+        for weight, (first, *rest) in GRAMMAR["REVIEW", POSITIVE]
+        if weight
+        for frequency, opening in GRAMMAR[first[:2]]
+        if frequency
     ]
 
 
@@ -130,11 +129,6 @@ def _expand(part, rng):
     weights, productions = zip(*GRAMMAR[part[:2]])
     (production,) = rng.choices(productions, weights)
     return [word for inner in production for word in _expand(inner, rng)]
-
-
-def _spell(words):
-    """Join words, with "an" before a vowel (the grammar itself knows only "a")."""
-    return re.sub(r"\ba(?= [aeiou])", "an", " ".join(words))
 
 
 @functools.cache
