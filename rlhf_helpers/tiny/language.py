@@ -36,7 +36,6 @@ OPENING:
     the director fills every scene with VIRTUE? and VIRTUE
     the TEAM_ADJ? TEAM brings VIRTUE to every scene
     the STORY has more VIRTUE than ~VIRTUE?
-    there is not a trace of ~VIRTUE in the STORY
     IT never runs out of VIRTUE
     this WORK VERBS ALWAYS
     IT never ~VERBS
@@ -121,28 +120,28 @@ GROUP_RULES = """
 # The words of each symbol; + and - mark those of praise and of blame, _ joins several words.
 LEXICON = """
 STORY plot story script screenplay premise ending narrative opening finale mystery
-    dialogue pacing structure subplot
+    dialogue pacing structure subplot backdrop
 +STORY_ADJ clever gripping inventive believable surprising absorbing ingenious suspenseful
     original thoughtful satisfying lively poignant coherent brilliant daring vivid
 -STORY_ADJ predictable contrived muddled implausible silly tired formulaic confusing thin stale
     ridiculous sloppy derivative lazy disjointed
 
 LOOK score soundtrack music camerawork photography animation scenery lighting production_design
-    costume_design choreography framing palette
+    costume_design choreography framing palette decor
 +LOOK_ADJ gorgeous elegant crisp handsome luminous stunning lush exquisite vibrant beautiful
     striking dazzling polished sumptuous majestic
 -LOOK_ADJ drab muddy clumsy garish murky ugly shoddy dreadful flat cheap crude dingy
     tacky gaudy
 
 TEAM cast leading_man leading_lady villain heroine hero young_star supporting_cast ensemble
-    narrator newcomer sidekick
+    narrator newcomer sidekick veteran
 +TEAM_ADJ superb charming magnetic gifted likable convincing funny radiant charismatic appealing
     expressive subtle poised sincere
 -TEAM_ADJ wooden miscast bland stiff unconvincing lifeless annoying awkward shrill listless
     grating smug whiny dull
 
 PARTS jokes songs twists gags flashbacks action_scenes love_scenes chase_scenes fight_scenes
-    crowd_scenes special_effects stunts monologues puns
+    crowd_scenes special_effects stunts monologues puns interludes
 +PARTS_ADJ sharp fresh delightful memorable thrilling exciting spirited terrific nimble
     enjoyable brisk hilarious playful snappy
 -PARTS_ADJ lame limp tiresome repetitive endless pointless feeble labored clunky awful sluggish
