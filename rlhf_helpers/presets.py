@@ -33,12 +33,12 @@ class Preset:
     sft_batch: int = 32
     sft_lr: float = 3e-3
 
-    rm_examples: int | None = None
+    rm_examples: int | None = 18_000
     rm_epochs: int = 2
     rm_batch: int = 32
     rm_lr: float = 5e-4
 
-    ppo_updates: int = 48
+    ppo_updates: int = 45
     ppo_batch: int = 256  # prompts an update
     ppo_minibatch: int = 128
     ppo_epochs: int = 3
@@ -103,7 +103,7 @@ def _presets(device: str) -> dict[str, Preset]:
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
         second_judge="lvwerra/distilbert-imdb", device=device,
         sft_epochs=1, sft_lr=5e-5,
-        rm_epochs=1, rm_lr=2e-5,
+        rm_examples=None, rm_epochs=1, rm_lr=2e-5,
         ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5,
         ppo_prompt_tokens=(2, 8), ppo_new_tokens=24, ppo_beta=0.2, ppo_target_kl=6.0, eval_prompts=872,
     )  # fmt: skip
