@@ -28,12 +28,12 @@ SHOWN = ["judge_positive", "well_formed", "reward", "kl", "distinct_2", "eos_rat
 
 
 def run_cells(stage: str, namespace: dict, start: str, until: str) -> None:
-    """Runs a notebook's code from the cell that contains `start` up to the one with `until`."""
+    """Runs a notebook's code from the cell that contains `start` up to the text `until`."""
     cells = nbformat.read(ROOT / NOTEBOOKS[stage], as_version=4).cells
     first, last = (next(i for i, cell in enumerate(cells) if text in cell.source) for text in (start, until))
-    for cell in cells[first:last]:
+    for cell in cells[first : last + 1]:
         if cell.cell_type == "code":
-            exec(compile(cell.source, NOTEBOOKS[stage], "exec"), namespace)
+            exec(compile(cell.source.split(until)[0], NOTEBOOKS[stage], "exec"), namespace)
             pyplot.close("all")
 
 
