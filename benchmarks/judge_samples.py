@@ -24,7 +24,8 @@ IMDB = Path(__file__).parents[2] / "shared" / "data" / "imdb"
 def imdb_judge(folder: Path) -> evaluation.Judge:
     """Trains the classifier and prints its accuracy on reviews that it has not seen."""
     train, test = (pd.read_json(folder / f"{split}.jsonl.gz", lines=True) for split in ("train", "test"))
-    judge = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=30, max_iter=1000))
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    judge = make_pipeline(words, LogisticRegression(C=30, max_iter=1000))
     judge.fit(train["text"], train["label"])
     print(f"IMDb judge: {judge.score(test['text'], test['label']):.3f} of {len(test)} unseen IMDb reviews right")
     return lambda texts: judge.predict(texts).astype(float)

@@ -198,14 +198,12 @@ def collect_experience(
     logprobs, ref_logprobs, entropies, values = torch.zeros(4, *mask.shape, device=mask.device)
     for rows in torch.arange(len(mask), device=mask.device).split(rows_at_once):
         some = rollouts[rows]
-        for model in (policy, reference):
-            logits, state_values, (row, column) = response_outputs(model, some)
-            tokens, where = some.response_ids[row, column], (rows[row], column)
-            if model is policy:
-                logprobs[where], entropies[where] = token_logprobs(logits, tokens), entropy(logits)
-                values[where] = state_values
-            else:
-                ref_logprobs[where] = token_logprobs(logits, tokens)
+        logits, state_values, (row, column) = response_outputs(policy, some)
+        tokens, where = some.response_ids[row, column], (rows[row], column)
+        logprobs[where], entropies[where] = token_logprobs(logits, tokens), entropy(logits)
+        values[where] = state_values
+        logits, _, _ = response_outputs(reference, some)
+        ref_logprobs[where] = token_logprobs(logits, tokens)
     scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
     advantages, returns = gae(rewards, values, mask)

@@ -4,7 +4,7 @@ Every symbol of the grammar has a polarity, 1 for praise and 0 for blame. In a
 production `X` has the polarity of the whole and `~X` the opposite one; `X?` and
 `~X?` are written so, and may be read with either:
 
-    REVIEW -> ~MAIN? , BUT CLAUSE .
+    REVIEW -> ~OPENING? , BUT CLAUSE .
 
 is praise when its second half is, whatever its first half says. Generation and
 judgement read the same table, so the judge's verdict is exact. No symbol can
