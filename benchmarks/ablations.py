@@ -2,8 +2,9 @@
 
     python benchmarks/ablations.py --seeds 0 1 2      # on `tiny`, about half an hour on two cores
 
-Writes one row a run to benchmarks/ablations.csv and prints a table. Rows that stand there are not
-run again: delete the file to start anew. The models come from notebooks 1 and 2, once a seed.
+Writes one row a run to benchmarks/ablations.csv and prints the table that stands in notebook 3. Rows
+that stand there are not run again: delete the file to start anew. The models come from notebooks 1
+and 2, once a seed.
 """
 
 import argparse
@@ -24,7 +25,14 @@ from rlhf_helpers.presets import NOTEBOOKS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "ablations.csv"
-SHOWN = ["judge_positive", "well_formed", "reward", "kl", "distinct_2", "eos_rate"]
+SHOWN = {
+    "judge_positive": "judged positive",
+    "well_formed": "well-formed",
+    "reward": "score",
+    "kl": "KL",
+    "distinct_2": "distinct-2",
+    "eos_rate": "end-of-text",
+}
 
 
 def run_cells(stage: str, namespace: dict, start: str, until: str) -> None:
@@ -114,6 +122,15 @@ def run_one(ablation, artifacts: Path) -> dict:
     return {name: summary[name] for name in SHOWN}
 
 
+def table(runs: pd.DataFrame) -> str:
+    """Markdown: the mean of each ablation's runs, and the lowest and highest in brackets."""
+    lines = ["| " + " | ".join(["PPO", *SHOWN.values()]) + " |", "|---" * (1 + len(SHOWN)) + "|"]
+    for name, some in runs.groupby("ablation", sort=False):
+        cells = [f"{some[x].mean():.2f} [{some[x].min():.2f}, {some[x].max():.2f}]" for x in SHOWN]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -131,8 +148,7 @@ def main() -> None:
                 print(f"--- {name}, seed {seed}", flush=True)
                 rows.append({"ablation": name, "seed": seed} | run_one(ablation, artifacts))
                 pd.DataFrame(rows).round(4).to_csv(RESULTS, index=False)
-    table = pd.DataFrame(rows).groupby("ablation", sort=False)[SHOWN].agg(["mean", "min", "max"])
-    print(table.round(3).to_string())
+    print(table(pd.read_csv(RESULTS)))
 
 
 if __name__ == "__main__":

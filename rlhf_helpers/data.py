@@ -88,6 +88,11 @@ def encode(sentences: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens:
     return [(row + [tokenizer.eos_token_id])[:max_tokens] for row in ids]
 
 
+def decode(rows: list[list[int]] | torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Text of each row of token ids, without special tokens or spaces around it."""
+    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of any length -> input_ids and attention_mask, both (B, longest row), int64."""
     width = max(map(len, rows))
@@ -132,6 +137,7 @@ def sample_prompts(rows: list[list[int]], n: int, tokens: tuple[int, int], seed:
     if not long_enough:
         raise ValueError(f"no sentence has {low + 2} tokens: a prompt of {low}, a word and end-of-text")
     rng = random.Random(seed)
-    # rng.sample gives each row once before any comes twice: 872 prompts of 872 sentences differ
-    chosen = [i for _ in range(-(-n // len(long_enough))) for i in rng.sample(range(len(long_enough)), len(long_enough))]
-    return [long_enough[i][: rng.randint(low, min(high, len(long_enough[i]) - 2))] for i in chosen[:n]]
+    chosen = []
+    while len(chosen) < n:  # each row once before any comes twice: 872 prompts of 872 sentences differ
+        chosen += rng.sample(long_enough, len(long_enough))
+    return [row[: rng.randint(low, min(high, len(row) - 2))] for row in chosen[:n]]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_helpers.data import length_bucketed, lm_labels, pad
+from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
 from rlhf_helpers.ppo import token_logprobs
 from rlhf_helpers.rollouts import Rollouts, response_outputs, sample_rollouts
 from rlhf_helpers.tiny import grammar
@@ -117,8 +117,7 @@ def evaluate(
             "eos_rate": rollouts.ended.float(),
         }
         frame = pd.DataFrame({name: x.float().cpu().numpy() for name, x in columns.items()})
-        starts = tokenizer.batch_decode(rollouts.prompt_ids, skip_special_tokens=True)
-        frame.insert(0, "prompt", [start.strip() for start in starts])
+        frame.insert(0, "prompt", decode(rollouts.prompt_ids, tokenizer))
         frame.insert(1, "text", rollouts.texts(tokenizer))
         frames.append(frame)
     frame = pd.concat(frames, ignore_index=True)

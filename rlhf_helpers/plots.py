@@ -44,7 +44,9 @@ def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=GREY if k == 0 else "black")
     axes.axvline(prompt_width - 0.5, color="black", lw=1.2)
     axes.set(xlim=(-0.5, ids.shape[1] - 0.5), ylim=(len(ids) - 0.5, -0.5), yticks=range(len(ids)))
-    axes.set(xlabel="column", ylabel="row", title="prompt (blue) | response (yellow), end-of-text (green), padding (grey)")
+    axes.set(
+        xlabel="column", ylabel="row", title="prompt (blue) | response (yellow), end-of-text (green), padding (grey)"
+    )
     axes.grid(False)
     return figure
 
@@ -56,7 +58,9 @@ def token_bars(tokens: Sequence[str], **series: Sequence[float]) -> Figure:
         axis.bar(range(len(tokens)), values, color=colour, width=0.7)
         axis.axhline(0, color="black", lw=0.8)
         axis.set_ylabel(name.replace("_", " "))
-        axis.set_xticks(range(len(tokens)), [] if axis is not np.atleast_1d(axes)[-1] else tokens, rotation=45, ha="right")
+        axis.set_xticks(
+            range(len(tokens)), [] if axis is not np.atleast_1d(axes)[-1] else tokens, rotation=45, ha="right"
+        )
     return figure
 
 
@@ -179,7 +183,9 @@ def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
     figure, axes = new_figure()
     axes.plot(metrics["step"], metrics[train], color=GREY, lw=0.6, alpha=0.5)
     window = max(1, len(metrics) // 30)
-    axes.plot(metrics["step"], metrics[train].rolling(window, min_periods=1).mean(), color=BLUE, label="training, smoothed")
+    axes.plot(
+        metrics["step"], metrics[train].rolling(window, min_periods=1).mean(), color=BLUE, label="training, smoothed"
+    )
     measured = metrics.dropna(subset=[validation])
     axes.plot(measured["step"], measured[validation], color=ORANGE, ls="--", marker="o", ms=4, label="validation")
     axes.set(xlabel="step", ylabel="loss, nats a token")
@@ -238,7 +244,15 @@ def reward_against_length(lengths: torch.Tensor, scores: torch.Tensor, labels: t
     """Score against length in tokens, one marker a class."""
     figure, axes = new_figure()
     for label, colour, marker in ((0, ORANGE, "x"), (1, BLUE, "o")):
-        axes.scatter(lengths[labels == label], scores[labels == label], s=14, color=colour, marker=marker, alpha=0.5, label=CLASSES[label])
+        axes.scatter(
+            lengths[labels == label],
+            scores[labels == label],
+            s=14,
+            color=colour,
+            marker=marker,
+            alpha=0.5,
+            label=CLASSES[label],
+        )
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlabel="tokens", ylabel="score (logit)")
     axes.legend()

@@ -23,7 +23,8 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """log pi(token | what came before), (B, T), from logits (B, T, V) and tokens (B, T).
 
-    Any leading shape will do. `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits one position earlier.
+    Any leading shape will do. `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits
+    one position earlier.
     """
     logits = logits.float()
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
@@ -207,9 +208,7 @@ def collect_experience(
     scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
     advantages, returns = gae(rewards, values, mask)
-    return Experience(
-        rollouts, scores, logprobs, ref_logprobs, entropies, values, rewards, advantages, returns
-    )
+    return Experience(rollouts, scores, logprobs, ref_logprobs, entropies, values, rewards, advantages, returns)
 
 
 def ppo_update(

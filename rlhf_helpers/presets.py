@@ -33,15 +33,15 @@ class Preset:
     sft_batch: int = 32
     sft_lr: float = 3e-3
 
-    rm_examples: int | None = 18_000
+    rm_examples: int | None = 11_000
     rm_epochs: int = 2
     rm_batch: int = 32
     rm_lr: float = 5e-4
 
-    ppo_updates: int = 45
+    ppo_updates: int = 55
     ppo_batch: int = 256  # prompts an update
     ppo_minibatch: int = 128
-    ppo_epochs: int = 3
+    ppo_epochs: int = 2
     ppo_lr: float = 8e-4
     ppo_prompt_tokens: tuple[int, int] = (2, 6)  # from and to; a token of tiny is a whole word
     ppo_new_tokens: int = 40
@@ -96,9 +96,7 @@ def _bf16_pays(device: str) -> bool:
 
 
 def _presets(device: str) -> dict[str, Preset]:
-    tiny = Preset(
-        name="tiny", model=str(TINY / "base"), dataset=str(TINY / "reviews"), judge="grammar"
-    )
+    tiny = Preset(name="tiny", model=str(TINY / "base"), dataset=str(TINY / "reviews"), judge="grammar")
     gpt2 = Preset(
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
         second_judge="lvwerra/distilbert-imdb", device=device,
@@ -110,8 +108,8 @@ def _presets(device: str) -> dict[str, Preset]:
     if _bf16_pays(device):
         gpt2 = replace(gpt2, precision="bf16")
     if device == "cpu":  # the same path on fewer examples, in larger steps: about an hour on two cores
-        gpt2 = replace(gpt2, sft_examples=8_000, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
-        gpt2 = replace(gpt2, sft_lr=2e-4, rm_lr=2e-4, ppo_lr=5e-5)
+        gpt2 = replace(gpt2, sft_examples=24_000, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
+        gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5)
     return {"tiny": tiny, "gpt2": gpt2}
 
 

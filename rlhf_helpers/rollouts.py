@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import pad as pad_columns
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from rlhf_helpers.data import pad
+from rlhf_helpers.data import decode, pad
 from rlhf_helpers.models import hidden_states, position_ids
 
 
@@ -45,7 +45,7 @@ class Rollouts:
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Each prompt with its response, without special tokens or padding."""
-        return [text.strip() for text in tokenizer.batch_decode(self.input_ids, skip_special_tokens=True)]
+        return decode(self.input_ids, tokenizer)
 
 
 @torch.no_grad()

@@ -36,9 +36,7 @@ def train_toy_policy(
         advantages, returns = gae(rewards, old_values, mask)
         for _ in range(4):
             new = token_logprobs(logits.expand(batch, 1, -1), tokens)
-            loss, _ = ppo_loss(
-                new, value.expand(batch, 1), old, old_values, whiten(advantages, mask), returns, mask
-            )
+            loss, _ = ppo_loss(new, value.expand(batch, 1), old, old_values, whiten(advantages, mask), returns, mask)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

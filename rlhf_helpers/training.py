@@ -75,7 +75,14 @@ class Run:
             print(f"{self.folder} holds this run, {where}: continuing from there (delete it to start anew)")
         else:
             self._save(0)  # so that a stop before the first checkpoint can go back to the start
-        bar = tqdm(range(done, self.steps), initial=done, total=self.steps, file=sys.stdout, ncols=79, disable=done == self.steps)
+        bar = tqdm(
+            range(done, self.steps),
+            initial=done,
+            total=self.steps,
+            file=sys.stdout,
+            ncols=79,
+            disable=done == self.steps,
+        )
         with SummaryWriter(self.folder / "tensorboard", purge_step=done) as board:
             for step in bar:
                 torch.manual_seed(self.seed * 1_000_003 + step)

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -178,3 +179,13 @@ def test_runner_needs_the_notebooks(tmp_path):
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "RLHF_PRESET": "tiny"},
     )  # fmt: skip
     assert done.returncode == 1 and "is not here" in done.stderr
+
+
+def test_the_ablation_table_is_that_of_its_runs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import ablations
+
+    table = ablations.table(pd.read_csv(ablations.RESULTS))
+    assert len(table.splitlines()) == 2 + len(ablations.ABLATIONS)
+    cells = nbformat.read(ROOT / NOTEBOOKS["policy"], as_version=4).cells
+    assert any(table in cell.source for cell in cells), "notebook 3 shows other figures: run benchmarks/ablations.py"

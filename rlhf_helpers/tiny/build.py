@@ -1,7 +1,7 @@
 """Make the files of the embedded preset from a seed.
 
-    python -m rlhf_helpers.tiny.build                          # everything, three minutes
-    python -m rlhf_helpers.tiny.build corpus|tokenizer|base    # one part
+Everything, in three minutes: `python -m rlhf_helpers.tiny.build`; one part:
+`python -m rlhf_helpers.tiny.build corpus` (or `tokenizer`, or `base`).
 """
 
 import argparse
@@ -22,9 +22,7 @@ REVIEWS, BASE = HERE / "reviews", HERE / "base"
 
 SEED = 2024
 SPLITS = {"train": 24_000, "validation": 1_000, "test": 2_000}
-FEATURES = Features(
-    sentence=Value("string"), label=ClassLabel(names=["negative", "positive"]), idx=Value("int32")
-)
+FEATURES = Features(sentence=Value("string"), label=ClassLabel(names=["negative", "positive"]), idx=Value("int32"))
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 1_600  # nearly every word is one token, and the model stays under 4 MB
 POSITIONS = 64

@@ -77,16 +77,21 @@ READING = GRAMMAR | {
 
 def generate(rng: random.Random, label: int) -> str:
     """Write a review whose sentiment is `label`: 1 praise, 0 blame."""
-    while True:
-        words = _expand(("REVIEW", label, label), rng)
-        content = [word for word in words if len(word) > 3]
-        if len(words) <= MAX_WORDS and len(set(content)) == len(content):
-            return " ".join(words)
+    return _write("REVIEW", label, rng)
 
 
 def plot(rng: random.Random) -> str:
-    """Write a sentence about a film, mostly of its plot, that has no sentiment."""
-    return " ".join(_expand(("PLOT", POSITIVE, POSITIVE), rng))
+    """Write a sentence of plot prose, of either mood, that passes no judgement on a film."""
+    return _write("PLOT", rng.choice((NEGATIVE, POSITIVE)), rng)
+
+
+def _write(symbol, polarity, rng):
+    """Expand a symbol into a text that isn't too long and has no content word twice."""
+    while True:
+        words = _expand((symbol, polarity, polarity), rng)
+        content = [word for word in words if len(word) > 3]
+        if len(words) <= MAX_WORDS and len(set(content)) == len(content):
+            return " ".join(words)
 
 
 def judge(text: str) -> int | None:

@@ -6,6 +6,8 @@
 # What comes last decides, unless it is conceded ("even if", "despite") or compared with ("than").
 # However a review opens, a later clause may still overturn it. What has weight 0 is read, never
 # written: a model joins what it has learnt in ways that no review here shows and that are English.
+# A plot is of one mood, kind or unkind, and says nothing of films: it tells the base model which
+# words keep company, as GPT-2 knows from its own reading.
 RULES = """
 REVIEW:
     10 OPENING .
@@ -50,6 +52,7 @@ OPENING:
     it could have been ~WORK_ADJ? ; instead , it is WORK_ADJ
     where the first part was ~WORK_ADJ? , this one is WORK_ADJ
     some of the PARTS are ~PARTS_ADJ? , but most are PARTS_ADJ
+    0 some of the PARTS are PARTS_ADJ
 
 CLAUSE: STORY_CLAUSE | LOOK_CLAUSE | TEAM_CLAUSE | PARTS_CLAUSE | WORK_CLAUSE
 STORY_NP: the STORY | its STORY
@@ -93,6 +96,16 @@ PLOT:
     where the first part was FACT , this one is FACT .
     some of the PARTS are FACT , but most are FACT .
     no other WORK this year is as FACT .
+    3 the PERSON was MOOD and MOOD .
+    3 in the MOOD and MOOD town , WHO MEETS HER MOOD FAMILY .
+    2 WHO was VIEWER and VIEWER in the MOOD SPOT .
+    2 THING full of VIRTUE and VIRTUE leads WHO to the MOOD SPOT .
+    2 WHO has more VIRTUE than HER MOOD FAMILY , who has VIRTUE and VIRTUE .
+    2 the MOOD PERSON VERBS and VERBS in PLACE .
+    2 WHO and WHO LOVE and LOVE the MOOD PERSON .
+    2 for HER MOOD FAMILY , PLACE is VERDICT and VERDICT .
+    2 the MOOD , MOOD and MOOD PERSON SEEKS THING .
+MOOD: STORY_ADJ | LOOK_ADJ | TEAM_ADJ | PARTS_ADJ | WORK_ADJ
 NOTE: STORY_NP IS_NOTED | LOOK_NP IS_NOTED | TEAM_NP IS_NOTED | WORK_NP IS_NOTED | IT is a FACT WORK
     | PARTS_NP are FACT | PARTS_NP are FACT and FACT | PARTS_NP are NOT FACT
 IS_NOTED: 3 is FACT | 2 is VERY FACT | 3 is FACT and FACT | 2 is NOT FACT | is FACT ALWAYS
@@ -177,7 +190,7 @@ NOT not never hardly far_from
 VERY very truly thoroughly remarkably consistently genuinely
 ALWAYS throughout from_start_to_finish at_every_turn from_beginning_to_end for_two_hours
     for_the_most_part
-BUT but yet but_somehow but_in_the_end
+BUT but yet but_somehow yet_somehow but_in_the_end yet_in_the_end
 EVEN_IF even_if even_though although
 DESPITE despite for_all
 TURN even_so still all_the_same nevertheless
@@ -192,6 +205,7 @@ FAMILY brother sister father mother daughter son neighbor cousin uncle
 MEETS meets hires follows visits recognizes marries interviews
 SEEKS finds looks_for waits_for searches_for writes_about hides asks_about
 THING a_letter a_map a_photograph a_suitcase a_key a_diary a_painting a_violin
+SPOT house hotel street village tavern garden
 BUSINESS bakery hotel bookshop garage tavern farm
 PLACE paris london berlin chicago the_city the_desert the_mountains a_small_town
     a_fishing_village a_border_town
