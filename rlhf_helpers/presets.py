@@ -28,6 +28,7 @@ class Preset:
     artifacts: Path = Path("artifacts")
     max_tokens: int = 64  # a longer sentence is cut (and then has no end-of-text)
 
+    sft_whole_sentences: bool = True  # or every row: most of SST-2's are phrases cut from sentences
     sft_examples: int | None = None
     sft_epochs: int = 2
     sft_batch: int = 32
@@ -100,15 +101,15 @@ def _presets(device: str) -> dict[str, Preset]:
     gpt2 = Preset(
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
         second_judge="lvwerra/distilbert-imdb", device=device,
-        sft_epochs=1, sft_lr=5e-5,
+        sft_epochs=3, sft_lr=5e-5,
         rm_examples=None, rm_epochs=1, rm_lr=2e-5,
         ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5,
-        ppo_prompt_tokens=(2, 8), ppo_new_tokens=24, ppo_beta=0.2, ppo_target_kl=6.0, eval_prompts=872,
+        ppo_prompt_tokens=(2, 8), ppo_new_tokens=32, ppo_beta=0.2, ppo_target_kl=6.0, eval_prompts=872,
     )  # fmt: skip
     if _bf16_pays(device):
         gpt2 = replace(gpt2, precision="bf16")
     if device == "cpu":  # the same path on fewer examples, in larger steps: about an hour on two cores
-        gpt2 = replace(gpt2, sft_examples=24_000, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
+        gpt2 = replace(gpt2, sft_epochs=1, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
         gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5)
     return {"tiny": tiny, "gpt2": gpt2}
 

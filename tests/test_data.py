@@ -169,3 +169,11 @@ def test_missing_artifacts_name_the_notebook(clean, tmp_path):
     clean.setenv("RLHF_ARTIFACTS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="2-RM Training.ipynb"):
         load_preset("tiny").require("reward_model")
+
+
+def test_whole_sentences_end_like_one():
+    assert data.whole_sentences(["a film .", "of saucy", "what a film !", "why ?", ". no"]) == [
+        "a film .", "what a film !", "why ?",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="none of 2 training rows .*sft_whole_sentences=False"):
+        data.whole_sentences(["of saucy", "no end"])

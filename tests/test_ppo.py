@@ -196,6 +196,15 @@ def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(lm, t
     assert abs(stats["first_ratio_max"] - 1) < 1e-4
 
 
+def test_an_update_takes_the_mean_out_of_the_advantages(lm, tokenizer, prompts):
+    policy, e = collected(lm, tokenizer, prompts)
+    mask = e.rollouts.response_mask
+    assert abs(ppo.masked_mean(e.advantages, mask)) > 0.01
+    # at ratio 1 the policy's loss over all rows is minus the mean advantage
+    stats = ppo.ppo_update(policy, e, lambda loss: 0.0, epochs=1, minibatch=len(mask), max_kl=1e9)
+    assert abs(stats["policy_loss"]) < 1e-5
+
+
 def test_an_update_stops_past_its_kl_bound(lm, tokenizer, prompts):
     policy, e = collected(lm, tokenizer, prompts)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
