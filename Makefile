@@ -47,7 +47,15 @@ notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass
 	rm -rf artifacts/notebooks
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
 
-clean:  ## remove .venv and all artifacts
-	rm -rf .venv artifacts
+.bench/installed:
+	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
+	$(PYTHON) -m venv .bench/trl-ppo && .bench/trl-ppo/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.10.0'
+	@touch $@
 
-.PHONY: help tutorial sft rm rlhf lab test notebooks clean
+bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: an hour on two cores
+	$(BIN)/python benchmarks/speed.py --trl .bench/trl/bin/python --trl-ppo .bench/trl-ppo/bin/python
+
+clean:  ## remove .venv, .bench and all artifacts
+	rm -rf .venv .bench artifacts
+
+.PHONY: help tutorial sft rm rlhf lab test notebooks bench clean
