@@ -1,6 +1,6 @@
 """What each detail of PPO is worth: notebook 3's own loop with one of them switched off at a time.
 
-    python benchmarks/ablations.py --seeds 0 1 2      # on `tiny`, about half an hour on two cores
+    python benchmarks/ablations.py --seeds 0 1 2      # on `tiny`, about an hour on two cores
 
 Writes one row a run to benchmarks/ablations.csv and prints the table that stands in notebook 3. Rows
 that stand there are not run again: delete the file to start anew. The models come from notebooks 1

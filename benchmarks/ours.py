@@ -25,36 +25,31 @@ def new_run(model, optimizer) -> training.Run:
     return run
 
 
-def sft() -> None:
-    rows, _ = workload.phrases()
-    lm = workload.language_model().train()
-    run = new_run(lm, torch.optim.AdamW(lm.parameters(), lr=workload.LEARNING_RATE, fused=True))
+def one_pass(model, loss_on) -> None:
+    """Length-bucketed batches of the phrases; `loss_on(ids, mask, labels)` is what they are trained on."""
+    rows, labels = workload.phrases()
+    run = new_run(model, torch.optim.AdamW(model.parameters(), lr=workload.LEARNING_RATE, fused=True))
+    model.train()
 
     def train(batches):
         for batch in batches:
             ids, mask = data.pad([rows[i] for i in batch], workload.END)
             with training.autocast(PRESET):
-                loss = lm(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss
+                loss = loss_on(ids, mask, labels[batch])
             run.step(loss)
 
     batches = data.length_bucketed([len(row) for row in rows], workload.BATCH, seed=0)
     workload.measure(partial(train, batches), partial(train, batches[:1]))
+
+
+def sft() -> None:
+    lm = workload.language_model()
+    one_pass(lm, lambda ids, mask, _: lm(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss)
 
 
 def rm() -> None:
-    rows, labels = workload.phrases()
-    model = models.RewardModel(workload.language_model()).train()
-    run = new_run(model, torch.optim.AdamW(model.parameters(), lr=workload.LEARNING_RATE, fused=True))
-
-    def train(batches):
-        for batch in batches:
-            ids, mask = data.pad([rows[i] for i in batch], workload.END)
-            with training.autocast(PRESET):
-                loss = binary_cross_entropy_with_logits(model(ids, mask), labels[batch])
-            run.step(loss)
-
-    batches = data.length_bucketed([len(row) for row in rows], workload.BATCH, seed=0)
-    workload.measure(partial(train, batches), partial(train, batches[:1]))
+    model = models.RewardModel(workload.language_model())
+    one_pass(model, lambda ids, mask, labels: binary_cross_entropy_with_logits(model(ids, mask), labels))
 
 
 def ppo_() -> None:

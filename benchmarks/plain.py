@@ -12,21 +12,13 @@ from functools import partial
 
 import torch
 import workload
-from torch.nn.functional import binary_cross_entropy_with_logits, pad
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import clip_grad_norm_
-from transformers import GPT2ForSequenceClassification
 
-from rlhf_helpers.data import lm_labels
-from rlhf_helpers.data import pad as pad_rows
+from rlhf_helpers.data import lm_labels, pad
 from rlhf_helpers.ppo import gae, kl_penalised_rewards, ppo_loss, token_logprobs, whiten
 
 MINIBATCH = 4
-
-
-def reward_model() -> GPT2ForSequenceClassification:
-    config = workload.language_model().config
-    config.num_labels = 1
-    return GPT2ForSequenceClassification(config)
 
 
 def step(loss, model, optimizer) -> None:
@@ -36,43 +28,44 @@ def step(loss, model, optimizer) -> None:
     optimizer.step()
 
 
-def random_batches(n: int) -> list[list[int]]:
-    order = random.Random(0).sample(range(n), n)
-    return [order[i : i + workload.BATCH] for i in range(0, n, workload.BATCH)]
+def one_pass(model, loss_on) -> None:
+    """Random batches of the phrases; `loss_on(ids, mask, labels)` is what they are trained on."""
+    rows, labels = workload.phrases()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=workload.LEARNING_RATE)
+    model.train()
+
+    def train(batches):
+        for batch in batches:
+            ids, mask = pad([rows[i] for i in batch], workload.END)
+            step(loss_on(ids, mask, labels[batch]), model, optimizer)
+
+    order = random.Random(0).sample(range(len(rows)), len(rows))
+    batches = [order[i : i + workload.BATCH] for i in range(0, len(rows), workload.BATCH)]
+    workload.measure(partial(train, batches), partial(train, batches[:1]))
 
 
 def sft() -> None:
-    rows, _ = workload.phrases()
-    lm = workload.language_model().train()
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=workload.LEARNING_RATE)
-
-    def train(batches):
-        for batch in batches:
-            ids, mask = pad_rows([rows[i] for i in batch], workload.END)
-            step(lm(input_ids=ids, attention_mask=mask, labels=lm_labels(ids, mask)).loss, lm, optimizer)
-
-    batches = random_batches(len(rows))
-    workload.measure(partial(train, batches), partial(train, batches[:1]))
+    lm = workload.language_model()
+    one_pass(lm, lambda ids, mask, _: lm(input_ids=ids, attention_mask=mask, labels=lm_labels(ids, mask)).loss)
 
 
 def rm() -> None:
-    rows, labels = workload.phrases()
-    model = reward_model().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=workload.LEARNING_RATE)
-
-    def train(batches):
-        for batch in batches:
-            ids, mask = pad_rows([rows[i] for i in batch], workload.END)
-            scores = model(input_ids=ids, attention_mask=mask).logits[:, 0]
-            step(binary_cross_entropy_with_logits(scores, labels[batch]), model, optimizer)
-
-    batches = random_batches(len(rows))
-    workload.measure(partial(train, batches), partial(train, batches[:1]))
+    model = workload.reward_model()
+    one_pass(
+        model,
+        lambda ids, mask, labels: binary_cross_entropy_with_logits(
+            model(input_ids=ids, attention_mask=mask).logits[:, 0], labels
+        ),
+    )
 
 
 def ppo() -> None:
     prompts = workload.prompts()
-    policy, reference, scorer = workload.language_model(), workload.language_model().eval(), reward_model().eval()
+    policy, reference, scorer = (
+        workload.language_model(),
+        workload.language_model().eval(),
+        workload.reward_model().eval(),
+    )
     value_head = torch.nn.Linear(policy.config.n_embd, 1)
     parameters = torch.nn.ModuleList([policy, value_head])
     optimizer = torch.optim.Adam(parameters.parameters(), lr=workload.LEARNING_RATE, eps=1e-5)
@@ -107,9 +100,7 @@ def ppo() -> None:
         advantages = whiten(advantages, torch.ones_like(advantages))
         for _ in range(workload.EPOCHS):
             for some in torch.randperm(len(ids)).split(MINIBATCH):
-                width = max(len(ids[i]) for i in some)
-                batch = torch.stack([pad(ids[i], (0, width - len(ids[i])), value=workload.END) for i in some])
-                mask = torch.stack([pad(torch.ones_like(ids[i]), (0, width - len(ids[i]))) for i in some])
+                batch, mask = pad([ids[i].tolist() for i in some], workload.END)
                 logits, states, tokens = responses(policy, batch, mask, torch.cat([starts[i] for i in some]))
                 loss, _ = ppo_loss(
                     token_logprobs(logits, tokens), value_head(states).squeeze(-1), logprobs[some], values[some],

@@ -13,7 +13,7 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import torch
 import workload
 from datasets import Dataset
-from transformers import GPT2ForSequenceClassification, TrainerCallback
+from transformers import TrainerCallback
 
 
 class Clock(TrainerCallback):
@@ -32,12 +32,6 @@ def arguments() -> dict:
         "learning_rate": workload.LEARNING_RATE, "per_device_train_batch_size": workload.BATCH,
         "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False,
     }  # fmt: skip
-
-
-def classifier() -> GPT2ForSequenceClassification:
-    config = workload.language_model().config
-    config.num_labels = 1
-    return GPT2ForSequenceClassification(config)
 
 
 def timed(trainer, clock: Clock, skipped: int) -> None:
@@ -74,7 +68,7 @@ def rm() -> None:
     }
     clock = Clock()
     trainer = RewardTrainer(
-        model=classifier(),
+        model=workload.reward_model(),
         args=RewardConfig(**arguments() | {"per_device_train_batch_size": workload.BATCH // 2}, num_train_epochs=1),
         train_dataset=Dataset.from_dict(pairs),
         processing_class=workload.tokenizer(),
@@ -100,8 +94,8 @@ def ppo() -> None:
         processing_class=tokenizer,
         model=workload.language_model(),
         ref_model=workload.language_model(),
-        reward_model=classifier(),
-        value_model=classifier(),
+        reward_model=workload.reward_model(),
+        value_model=workload.reward_model(),
         train_dataset=Dataset.from_dict({"input_ids": prompts}),
         eval_dataset=Dataset.from_dict({"input_ids": prompts}),
         callbacks=[clock],

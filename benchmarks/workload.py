@@ -14,7 +14,13 @@ from collections.abc import Callable
 
 import torch
 from datasets import load_dataset
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPT2TokenizerFast,
+)
 
 TOKENIZER, DATASET = "openai-community/gpt2", "stanfordnlp/sst2"
 END = 50256  # GPT-2's end-of-text
@@ -33,6 +39,12 @@ def tokenizer() -> GPT2TokenizerFast:
 def language_model(seed: int = 0) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     return GPT2LMHeadModel(GPT2Config(pad_token_id=END))
+
+
+def reward_model(seed: int = 0) -> GPT2ForSequenceClassification:
+    """transformers' own, for the contenders that have none: a logit a row."""
+    torch.manual_seed(seed)
+    return GPT2ForSequenceClassification(GPT2Config(pad_token_id=END, num_labels=1))
 
 
 def prompts(seed: int = 0) -> list[list[int]]:

@@ -108,7 +108,7 @@ def _presets(device: str) -> dict[str, Preset]:
     )  # fmt: skip
     if _bf16_pays(device):
         gpt2 = replace(gpt2, precision="bf16")
-    if device == "cpu":  # the same path on fewer examples, in larger steps: about an hour on two cores
+    if device == "cpu":  # the same path on fewer examples, in larger steps
         gpt2 = replace(gpt2, sft_epochs=1, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
         gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5)
     return {"tiny": tiny, "gpt2": gpt2}

@@ -6,8 +6,8 @@
 # What comes last decides, unless it is conceded ("even if", "despite") or compared with ("than").
 # However a review opens, a later clause may still overturn it. What has weight 0 is read, never
 # written: a model joins what it has learnt in ways that no review here shows and that are English.
-# A plot is of one mood, kind or unkind, and says nothing of films: it tells the base model which
-# words keep company, as GPT-2 knows from its own reading.
+# A plot is of one mood, kind or unkind, and judges no film: it tells the base model which words keep
+# company, as GPT-2 knows from its own reading.
 RULES = """
 REVIEW:
     10 OPENING .
