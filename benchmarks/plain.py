@@ -1,6 +1,6 @@
 """A contender of `speed.py`: the loops that most tutorials show, in fp32.
 
-    python benchmarks/plain.py sft|rm|ppo
+    python benchmarks/plain.py sft|rm|rollouts|ppo
 
 Supervised and reward-model training take random batches, padded to the longest row. PPO samples each
 prompt alone, scores each response alone and learns in minibatches of 4.
@@ -41,7 +41,7 @@ def one_pass(model, loss_on) -> None:
 
     order = random.Random(0).sample(range(len(rows)), len(rows))
     batches = [order[i : i + workload.BATCH] for i in range(0, len(rows), workload.BATCH)]
-    workload.measure(partial(train, batches), partial(train, batches[:1]))
+    workload.measure(partial(train, batches), partial(train, batches[: workload.WARM_UP]))
 
 
 def sft() -> None:
@@ -57,6 +57,25 @@ def rm() -> None:
             model(input_ids=ids, attention_mask=mask).logits[:, 0], labels
         ),
     )
+
+
+def sample(policy, prompt) -> torch.Tensor:
+    """(1, P + T): a prompt with its response."""
+    prompt = torch.tensor([prompt])
+    return policy.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=True, top_k=0,
+        max_new_tokens=workload.NEW_TOKENS, min_new_tokens=workload.NEW_TOKENS,
+    )  # fmt: skip
+
+
+def rollouts() -> None:
+    policy = workload.language_model().eval()
+
+    def all_prompts():
+        for prompt in workload.prompts():
+            sample(policy, prompt)
+
+    workload.measure(all_prompts, all_prompts)
 
 
 def ppo() -> None:
@@ -82,12 +101,8 @@ def ppo() -> None:
         old = []
         with torch.no_grad():
             for prompt in prompts:
-                prompt = torch.tensor([prompt])
-                ids = policy.generate(
-                    prompt, attention_mask=torch.ones_like(prompt), do_sample=True, top_k=0,
-                    max_new_tokens=workload.NEW_TOKENS, min_new_tokens=workload.NEW_TOKENS,
-                )  # fmt: skip
-                mask, start = torch.ones_like(ids), torch.tensor([prompt.shape[1]])
+                ids = sample(policy, prompt)
+                mask, start = torch.ones_like(ids), torch.tensor([len(prompt)])
                 logits, states, tokens = responses(policy, ids, mask, start)
                 logprobs, values = token_logprobs(logits, tokens), value_head(states).squeeze(-1)
                 ref_logits, _, _ = responses(reference, ids, mask, start)
@@ -112,4 +127,5 @@ def ppo() -> None:
 
 
 if __name__ == "__main__":
-    {"sft": sft, "rm": rm, "ppo": ppo}[sys.argv[1]]()
+    torch.set_default_device(workload.DEVICE)
+    {"sft": sft, "rm": rm, "rollouts": rollouts, "ppo": ppo}[sys.argv[1]]()

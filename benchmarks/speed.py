@@ -2,9 +2,10 @@
 
     make bench                                                 # five interleaved runs of everything
     python benchmarks/speed.py --trl PYTHON --trl-ppo PYTHON   # with the interpreters that have TRL
+    python benchmarks/speed.py --show                          # the table and figure of the runs there are
 
 Each run is a process of its own, so that none finds another's memory or caches. Writes one row a run to
-benchmarks/speed.csv and prints the table that stands in the README.
+benchmarks/speed.csv, where another machine's rows stay, then docs/speed.png and the README's table.
 """
 
 import argparse
@@ -14,13 +15,21 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import workload
+from matplotlib import pyplot
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "speed.csv"
-STAGES = {"sft": "SFT, 512 phrases", "rm": "reward model, 512 phrases", "ppo": "PPO update, 32 prompts"}
+RESULTS, FIGURE = HERE / "speed.csv", HERE.parent / "docs" / "speed.png"
+STAGES = {
+    "sft": "SFT, 512 phrases",
+    "rm": "reward model, 512 phrases",
+    "rollouts": "32 rollouts",
+    "ppo": "PPO update, 32 prompts",
+}
+CONTENDERS = {"ours": "this series", "plain": "plain loop", "trl_peer": "TRL"}
 
 
-def run(command: list[str]) -> dict:
+def run(*command) -> dict:
     """The measurement that a contender prints on its last line."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -29,39 +38,80 @@ def run(command: list[str]) -> dict:
 
 
 def table(runs: pd.DataFrame) -> str:
-    """Markdown: median seconds of each contender, lowest and highest in brackets, against ours."""
-    lines = ["| | contender | seconds | times ours | peak memory, GiB | of TRL's |", "|---|---|---|---|---|---|"]
-    medians = runs.groupby(["stage", "contender"])[["seconds", "peak_gib"]].median()
-    for (stage, contender), some in runs.groupby(["stage", "contender"], sort=False):
-        seconds, memory = some["seconds"], medians.loc[stage, contender]["peak_gib"]
-        lines.append(
-            f"| {STAGES[stage]} | {contender} | {seconds.median():.1f} [{seconds.min():.1f}, {seconds.max():.1f}] "
-            f"| {seconds.median() / medians.loc[stage, 'ours']['seconds']:.1f} | {memory:.1f} "
-            f"| {memory / medians.loc[stage, 'TRL']['peak_gib']:.2f} |"
-        )
+    """Markdown: a machine's medians, lowest and highest in brackets, and their ratios to this series'."""
+    lines = [
+        "| work | by | seconds | times ours | peak GiB | ours of it | tokens a second | of a matrix product |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ours = runs[runs["contender"] == "ours"].groupby("stage")[["seconds", "peak_gib"]].median()
+    for stage, work in STAGES.items():
+        for contender, by in CONTENDERS.items():
+            some = runs[(runs["stage"] == stage) & (runs["contender"] == contender)]
+            seconds, memory = some["seconds"].median(), some["peak_gib"].median()
+            used = workload.flops(stage) / seconds / some["matrix_product"].median()
+            lines.append(
+                f"| {work} | {by} | {seconds:.1f} [{some['seconds'].min():.1f}, {some['seconds'].max():.1f}] "
+                f"| {seconds / ours['seconds'][stage]:.1f} | {memory:.1f} | {ours['peak_gib'][stage] / memory:.2f} "
+                f"| {workload.tokens(stage) / seconds:,.0f} | {used:.0%} |"
+            )
     return "\n".join(lines)
+
+
+def tables(runs: pd.DataFrame) -> str:
+    """The table of each machine under its name, and of what was not measured."""
+    parts = [f"{machine}:\n\n{table(some)}" for machine, some in runs.groupby("machine", sort=False)]
+    if not runs["machine"].str.contains("NVIDIA").any():
+        parts.append("A GPU: not measured. Where there is one, `make bench` adds its rows.")
+    return "\n\n".join(parts)
+
+
+def figure(runs: pd.DataFrame) -> None:
+    """Bars of the medians, a dot a run, for the machine measured last."""
+    runs = runs[runs["machine"] == runs["machine"].iloc[-1]]
+    fig, axes = pyplot.subplots(1, len(STAGES), figsize=(11, 2.4), sharey=True, layout="constrained")
+    for ax, (stage, work) in zip(axes, STAGES.items()):
+        for i, contender in enumerate(CONTENDERS):
+            seconds = runs[(runs["stage"] == stage) & (runs["contender"] == contender)]["seconds"]
+            ax.barh(i, seconds.median(), color="#0072b2" if contender == "ours" else "#bbbbbb")
+            ax.plot(seconds, [i] * len(seconds), "o", color="black", markersize=3, alpha=0.5)
+        ax.set(title=work, xlabel="seconds", yticks=range(len(CONTENDERS)), yticklabels=CONTENDERS.values())
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    fig.savefig(FIGURE, dpi=150)
+
+
+def measure(trl: str, trl_ppo: str, n: int) -> None:
+    """Adds `n` runs of everything on this machine, which replace those it had."""
+    peak = run(sys.executable, str(HERE / "workload.py"))
+    others = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame({"machine": []})
+    others, rows = others[others["machine"] != peak["machine"]], []
+    for i in range(n):
+        for stage in STAGES:
+            python = {"ours": sys.executable, "plain": sys.executable, "trl_peer": trl}
+            if stage in ("rollouts", "ppo"):
+                python["trl_peer"] = trl_ppo
+            for contender in CONTENDERS:
+                measured = run(python[contender], str(HERE / f"{contender}.py"), stage)
+                rows.append({"stage": stage, "contender": contender, "run": i} | measured)
+                rows[-1]["matrix_product"] = peak["flops"]
+                print(f"run {i}, {stage}, {contender}: {measured['seconds']:.2f} s", flush=True)
+                pd.concat([others, pd.DataFrame(rows)]).to_csv(RESULTS, index=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trl", required=True, help="python with the current TRL, for SFT and the reward model")
-    parser.add_argument("--trl-ppo", required=True, help="python with trl==1.10.0, the last one with PPO")
+    parser.add_argument("--trl", help="python with the current TRL, for SFT and the reward model")
+    parser.add_argument("--trl-ppo", help="python with trl==1.10.0, the last one with PPO")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--show", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    rows = []
-    for i in range(arguments.runs):
-        for stage in STAGES:
-            trl = arguments.trl_ppo if stage == "ppo" else arguments.trl
-            for contender, python, script in (
-                ("ours", sys.executable, "ours.py"),
-                ("plain loop", sys.executable, "plain.py"),
-                ("TRL", trl, "trl_peer.py"),
-            ):
-                measured = run([python, str(HERE / script), stage])
-                rows.append({"stage": stage, "contender": contender, "run": i} | measured)
-                print(rows[-1], flush=True)
-                pd.DataFrame(rows).to_csv(RESULTS, index=False)
-    print(table(pd.DataFrame(rows)))
+    if not arguments.show:
+        if not (arguments.trl and arguments.trl_ppo):
+            parser.error("--trl and --trl-ppo are needed to measure; `make bench` gives them")
+        measure(arguments.trl, arguments.trl_ppo, arguments.runs)
+    runs = pd.read_csv(RESULTS)
+    figure(runs)
+    print(tables(runs))
 
 
 if __name__ == "__main__":

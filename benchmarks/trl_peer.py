@@ -1,11 +1,10 @@
 """A contender of `speed.py`: TRL's trainers in bf16, in an environment of their own.
 
-python benchmarks/trl_peer.py sft|rm|ppo      # ppo: trl==1.10.0, the last one that has it
+python benchmarks/trl_peer.py sft|rm|rollouts|ppo      # the last two: trl==1.10.0, the last that has PPO
 """
 
 import os
 import sys
-import time
 from tempfile import mkdtemp
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -23,7 +22,7 @@ class Clock(TrainerCallback):
         self.ends = []
 
     def on_step_end(self, *_, **__):
-        self.ends.append(time.perf_counter())
+        self.ends.append(workload.clock())
 
 
 def arguments() -> dict:
@@ -44,7 +43,7 @@ def sft() -> None:
     from trl import SFTConfig, SFTTrainer
 
     rows, _ = workload.phrases()
-    rows = rows[: workload.BATCH] + rows  # the first batch is the warm-up
+    rows = rows[: workload.WARM_UP * workload.BATCH] + rows
     clock = Clock()
     trainer = SFTTrainer(
         model=workload.language_model(),
@@ -53,7 +52,7 @@ def sft() -> None:
         processing_class=workload.tokenizer(),
         callbacks=[clock],
     )
-    timed(trainer, clock, skipped=1)
+    timed(trainer, clock, workload.WARM_UP)
 
 
 def rm() -> None:
@@ -62,7 +61,7 @@ def rm() -> None:
     rows, labels = workload.phrases()
     good, bad = ([row for row, label in zip(rows, labels) if label == wanted] for wanted in (1, 0))
     # as many rows as the others score: a pair is two, so half a batch of pairs is one of theirs
-    n = workload.PHRASES // 2 + workload.BATCH // 2
+    n = (workload.PHRASES + workload.WARM_UP * workload.BATCH) // 2
     pairs = {
         name: [some[i % len(some)] for i in range(n)] for name, some in (("chosen_ids", good), ("rejected_ids", bad))
     }
@@ -74,7 +73,22 @@ def rm() -> None:
         processing_class=workload.tokenizer(),
         callbacks=[clock],
     )
-    timed(trainer, clock, skipped=1)
+    timed(trainer, clock, workload.WARM_UP)
+
+
+def rollouts() -> None:
+    from transformers import GenerationConfig
+    from trl.experimental.ppo.ppo_trainer import batch_generation
+
+    model, width = workload.language_model(), workload.PROMPT_TOKENS[1]
+    queries = torch.tensor([[workload.END] * (width - len(p)) + p for p in workload.prompts()]).to(model.device)
+    config = GenerationConfig(max_new_tokens=workload.NEW_TOKENS, do_sample=True, top_k=0)
+
+    def sample():
+        with torch.no_grad(), torch.autocast(workload.DEVICE, dtype=torch.bfloat16):
+            batch_generation(model, queries, workload.PROMPTS, workload.END, config)
+
+    workload.measure(sample, sample)
 
 
 def ppo() -> None:
@@ -104,4 +118,4 @@ def ppo() -> None:
 
 
 if __name__ == "__main__":
-    {"sft": sft, "rm": rm, "ppo": ppo}[sys.argv[1]]()
+    {"sft": sft, "rm": rm, "rollouts": rollouts, "ppo": ppo}[sys.argv[1]]()

@@ -12,13 +12,36 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from rlhf_helpers.data import WAYS_OUT
+
+ATTENTION = "sdpa_with_fp32_on_cpu"
+
+
+def _attention(module: nn.Module, query, key, value, attention_mask, **kwargs):
+    """transformers' own attention, "sdpa", but in fp32 on a CPU even under autocast.
+
+    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16: with it a PPO
+    update of GPT-2 took 8 % longer, reward-model training 9 % (medians of three).
+    """
+    if query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    with torch.autocast("cpu", enabled=False):
+        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def load_lm(name_or_path: str) -> PreTrainedModel:
@@ -27,7 +50,12 @@ def load_lm(name_or_path: str) -> PreTrainedModel:
     Raises ConnectionError, with the ways out, if it can't be had.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32, use_safetensors=True)
+        config = AutoConfig.from_pretrained(name_or_path)
+        if getattr(config, "activation_function", None) == "gelu_new":
+            config.activation_function = "gelu_pytorch_tanh"  # the same function in one pass over memory, not eight
+        return AutoModelForCausalLM.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, use_safetensors=True, attn_implementation=ATTENTION
+        )
     except OSError as error:
         raise ConnectionError(f"can't load the model {name_or_path!r}: {error}\n{WAYS_OUT}") from error
 
@@ -41,14 +69,8 @@ def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def last_token(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Index of each row's last real token, (B,). Read from the mask: padding is end-of-text too."""
-    columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return (attention_mask * columns).argmax(-1)
-
-
 def disable_dropout(model: nn.Module) -> nn.Module:
-    """Sets every dropout to 0, so that two passes agree and the first PPO ratio is 1."""
+    """Sets every dropout to 0: two passes then agree, and the first PPO ratio is 1."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -56,6 +78,17 @@ def disable_dropout(model: nn.Module) -> nn.Module:
             if isinstance(getattr(module, name, None), float):  # OPT and Llama keep plain numbers
                 setattr(module, name, 0.0)
     return model
+
+
+def left_aligned(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The rows moved to the first column and cut to the longest, (B, longest).
+
+    So they need no mask, and positions count from 0 as in training: the trunk looks only
+    backwards, and what now stands behind a row is never looked at.
+    """
+    total, first = attention_mask.sum(1), attention_mask.argmax(1)
+    columns = first[:, None] + torch.arange(int(total.max()), device=input_ids.device)
+    return input_ids.gather(1, columns.clamp(max=input_ids.shape[1] - 1))
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -79,7 +112,8 @@ class RewardModel(nn.Module):
 
     Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
     difference of two logits the log-odds that one text is preferred (Bradley-Terry).
-    The head starts at zero, so that every first score is 0 and the first loss ln 2.
+    The head starts at zero, so that every first score is 0 and the first loss ln 2. Dropout is
+    off, as in TRL: it cost a tenth of the time, and a pass or two over the data is not memorised.
     """
 
     def __init__(self, lm_or_path: PreTrainedModel | str | Path):
@@ -88,9 +122,12 @@ class RewardModel(nn.Module):
         lm = lm_or_path if isinstance(lm_or_path, nn.Module) else load_lm(str(lm_or_path))
         config = copy.deepcopy(lm.config)
         config.num_labels, config.id2label, config.label2id = 1, {0: "positive"}, {"positive": 0}
-        self.model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        self.model = AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, attn_implementation=ATTENTION
+        )
         self.model.base_model.load_state_dict(lm.base_model.state_dict())
         nn.init.zeros_(self.model.score.weight)
+        disable_dropout(self.model)
         if config.pad_token_id in (None, config.eos_token_id):
             # transformers' classifier scores the last token that isn't padding, and would skip
             # the end-of-text that scores here: give it a padding id of its own, one row more
@@ -99,9 +136,9 @@ class RewardModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, T) ids and mask, padded on either side with any id -> (B,) logits."""
-        hidden = hidden_states(self.model, input_ids, attention_mask)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return self.model.score(hidden[rows, last_token(attention_mask)]).squeeze(-1).float()
+        hidden = hidden_states(self.model, left_aligned(input_ids, attention_mask))
+        last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
+        return self.model.score(last).squeeze(-1).float()
 
     def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Saves it so that `AutoModelForSequenceClassification` loads it with equal scores.
@@ -123,7 +160,7 @@ class RewardModel(nn.Module):
         nn.Module.__init__(reward_model)
         try:
             reward_model.model = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True
+                str(folder), dtype=torch.float32, use_safetensors=True, attn_implementation=ATTENTION
             )
         except OSError as error:
             raise ConnectionError(f"can't load a reward model from {folder}: {error}\n{WAYS_OUT}") from error

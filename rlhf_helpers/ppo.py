@@ -231,6 +231,9 @@ def ppo_update(
     history = []
     for epoch in range(epochs):
         for rows in torch.randperm(len(mask)).to(mask.device).split(minibatch):
+            # autocast keeps the bfloat16 weights it made: after a step they are the old ones, and
+            # those made while sampling have no gradient before torch 2.11
+            torch.clear_autocast_cache()
             some = e.rollouts[rows]
             logits, values, where = response_outputs(policy, some)
             old = (x[rows][where] for x in (e.logprobs, e.values, advantages, e.returns, mask))

@@ -93,7 +93,8 @@ def _bf16_pays(device: str) -> bool:
     """Whether the hardware multiplies bfloat16 itself (a T4 or an older CPU emulates it, slowly)."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    has = torch.cpu.get_capabilities()
+    return device == "cpu" and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def _presets(device: str) -> dict[str, Preset]:

@@ -8,7 +8,7 @@ from torch.nn.functional import pad as pad_columns
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from rlhf_helpers.data import decode, pad
-from rlhf_helpers.models import hidden_states, position_ids
+from rlhf_helpers.models import hidden_states, left_aligned, position_ids
 
 
 @dataclass
@@ -132,14 +132,12 @@ def response_outputs(
     """
     lm = getattr(model, "lm", model)
     heads = getattr(model, "heads", lambda states: (lm.get_output_embeddings()(states), None))
-    ids, prompt, total = rollouts.input_ids, rollouts.prompt_mask.sum(1), rollouts.attention_mask.sum(1)
-    padding = rollouts.prompt_ids.shape[1] - prompt
     logits, values, where = [], [], []
-    for rows in total.argsort(stable=True).split(rows_at_once):
-        columns = torch.arange(int(total[rows].max()), device=ids.device) + padding[rows, None]
-        hidden = hidden_states(lm, ids[rows].gather(1, columns.clamp(max=ids.shape[1] - 1)))
-        row, column = rollouts.response_mask[rows].nonzero(as_tuple=True)
-        outputs = heads(hidden[row, prompt[rows][row] + column - 1])
+    for rows in rollouts.attention_mask.sum(1).argsort(stable=True).split(rows_at_once):
+        some = rollouts[rows]
+        hidden = hidden_states(lm, left_aligned(some.input_ids, some.attention_mask))
+        row, column = some.response_mask.nonzero(as_tuple=True)
+        outputs = heads(hidden[row, some.prompt_mask.sum(1)[row] + column - 1])
         logits.append(outputs[0])
         values.append(outputs[1])
         where.append((rows[row], column))

@@ -2,13 +2,22 @@
 
 import math
 import pickle
+from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers import OPTConfig, OPTForCausalLM, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    pipeline,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
-from rlhf_helpers import ppo
+from rlhf_helpers import models, ppo
 from rlhf_helpers.data import encode, pad
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze, load_lm
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
@@ -74,6 +83,23 @@ def test_left_padding_changes_no_row(lm, prompts):
     together = policy(ids, mask)[0][:, -1]
     alone = torch.cat([policy(*pad([p], 0))[0][:, -1] for p in prompts])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_autocast_changes_no_attention(lm, prompts, tmp_path):
+    """On a CPU attention stays in fp32, and GPT-2's activation is the same function in one pass."""
+    lm.save_pretrained(tmp_path)
+    again = load_lm(str(tmp_path))
+    assert again.config.activation_function == "gelu_pytorch_tanh" and lm.config.activation_function == "gelu_new"
+    ids, mask = pad(prompts, 0, side="left")
+    ours, theirs = (model(input_ids=ids, attention_mask=mask).logits[mask == 1] for model in (again, lm))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    seen = []
+    with (
+        patch.object(models, "sdpa_attention_forward", lambda *a, **k: seen.append(a[1].dtype) or sdpa(*a, **k)),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        again(input_ids=ids, attention_mask=mask)
+    assert seen == [torch.float32] * 2
 
 
 def test_policy_saves_and_reloads_exactly(lm, tokenizer, prompts, tmp_path):
@@ -147,9 +173,7 @@ def test_recorded_logprobs_are_those_of_each_row_alone(lm, tokenizer, prompts):
     torch.manual_seed(0)
     rollouts = sample_rollouts(PolicyWithValueHead(lm), prompts, tokenizer, 8)
     assert (rollouts.prompt_mask[:, -1] == 1).all(), "prompts must meet their responses: pad on the left"
-    for prompt, ids, mask, logprobs in zip(
-        prompts, rollouts.response_ids, rollouts.response_mask, rollouts.logprobs
-    ):
+    for prompt, ids, mask, logprobs in zip(prompts, rollouts.response_ids, rollouts.response_mask, rollouts.logprobs):
         response = ids[mask == 1]
         row = torch.cat([torch.tensor(prompt), response])[None]
         alone = ppo.token_logprobs(lm(input_ids=row).logits[:, len(prompt) - 1 : -1], response[None])

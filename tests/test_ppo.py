@@ -1,5 +1,6 @@
 """ppo.py against loops written from the equations, autograd and transformers."""
 
+import copy
 import math
 
 import pytest
@@ -216,6 +217,30 @@ def test_an_update_stops_past_its_kl_bound(lm, tokenizer, prompts):
         return 0.0
 
     assert ppo.ppo_update(policy, e, step, epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
+
+
+def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(lm, tokenizer, prompts):
+    """autocast keeps its bfloat16 weights while it is open, and it stays open over sampling and update."""
+
+    def updated(cache_enabled):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cache_enabled):
+            policy, e = collected(copy.deepcopy(lm), tokenizer, prompts)
+            optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+
+            def step(loss):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                return 0.0
+
+            stats = ppo.ppo_update(policy, e, step, epochs=3, minibatch=2, max_kl=1e9)
+        return stats, policy
+
+    stats, policy = updated(cache_enabled=True)
+    expected_stats, expected = updated(cache_enabled=False)
+    assert stats == expected_stats and stats["ratio_max"] > 1.01 and abs(stats["first_ratio_max"] - 1) < 1e-3
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), expected.parameters()))
 
 
 def test_adapt_beta_moves_towards_the_target():

@@ -154,7 +154,9 @@ def test_runner_says_that_the_kernel_died(tmp_path):
 
 
 def test_runner_keeps_text_and_pictures_only(tmp_path):
-    source = "from IPython.display import display, HTML; display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
+    source = (
+        "from IPython.display import display, HTML; display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
+    )
     execute(notebook_of(tmp_path, source), tmp_path / "out.ipynb")
     (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
     assert output.data == {"text/plain": "x"}

@@ -5,15 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import load_dataset
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rlhf_helpers import evaluation
-from rlhf_helpers.training import Run
+from rlhf_helpers import data, evaluation, models
+from rlhf_helpers.presets import load_preset
+from rlhf_helpers.training import Run, autocast
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +43,9 @@ def train(run, until=None, pause=0.0):
 
 def same(a, b):
     assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters()))
-    pd.testing.assert_frame_equal(a.metrics.drop(columns="seconds"), b.metrics.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        a.metrics.drop(columns="seconds"), b.metrics.drop(columns="seconds"), check_exact=True
+    )
     assert a.state == b.state == {"seen": 20}
 
 
@@ -108,6 +114,39 @@ def test_schedule_metrics_and_tensorboard(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def learning_curve(folder, stage, precision, order):
+    """Losses of one pass over some of tiny's reviews, from the base model."""
+    preset = replace(load_preset("tiny"), precision=precision)
+    n, lr = (1920, preset.sft_lr) if stage == "sft" else (3840, preset.rm_lr)
+    tokenizer, reviews = data.load_tokenizer(preset.model), load_dataset(preset.dataset, split="train")
+    rows = data.encode(reviews["sentence"][:n], tokenizer, preset.max_tokens)
+    labels = torch.tensor(reviews["label"][:n], dtype=torch.float32)
+    lm = models.load_lm(preset.model)
+    model = models.RewardModel(lm) if stage == "rm" else lm
+    batches = data.length_bucketed([len(row) for row in rows], 32, seed=order)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    run = Run(folder / f"{stage} {precision} {order}", model, optimizer, steps=len(batches), seed=0, settings={})
+    for step in run:
+        ids, mask = data.pad([rows[i] for i in batches[step]], tokenizer.pad_token_id)
+        with autocast(preset):
+            if stage == "rm":
+                loss = binary_cross_entropy_with_logits(model(ids, mask), labels[batches[step]])
+            else:
+                loss = model(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss
+        run.step(loss)
+        run.log(loss=loss)
+    return run.metrics["loss"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm"])
+def test_bf16_learns_as_fp32_does(tmp_path, stage):
+    """Equal data: the curves differ by less than half of what another order of the data does, and end as low."""
+    fp32, bf16, other = (learning_curve(tmp_path, stage, *how) for how in (("fp32", 0), ("bf16", 0), ("fp32", 1)))
+    ends = [curve.tail(20).mean() for curve in (fp32, bf16, other)]
+    assert (fp32 - bf16).abs().mean() < 0.5 * (fp32 - other).abs().mean()
+    assert abs(ends[0] - ends[1]) < max(0.02, abs(ends[0] - ends[2])) and ends[0] < 0.8 * fp32[0]
+
+
 def test_mean_nll_is_the_loss_of_transformers(lm):
     rows = [[1, 2, 3, 0], [4, 5, 0], [1, 6, 7, 8, 9, 0]]
     total = sum(lm(input_ids=(x := torch.tensor([r])), labels=x).loss.item() * (len(r) - 1) for r in rows)
@@ -141,7 +180,11 @@ def test_best_of_n_kl_against_simulation():
 
 def test_judges():
     assert evaluation.vader_judge(["a wonderful film", "a terrible film", "a film"]).tolist() == [1, 0, 0]
-    assert evaluation.grammar_judge(["the plot is clever .", "the plot is not clever .", "clever plot"]).tolist() == [1, 0, 0]
+    assert evaluation.grammar_judge(["the plot is clever .", "the plot is not clever .", "clever plot"]).tolist() == [
+        1,
+        0,
+        0,
+    ]
 
 
 def test_evaluate_compares_like_with_like(lm, tokenizer, prompts):
