@@ -52,8 +52,10 @@ notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass
 	$(PYTHON) -m venv .bench/trl-ppo && .bench/trl-ppo/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.10.0'
 	@touch $@
 
-bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: an hour on two cores
+bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: two hours on two cores
 	$(BIN)/python benchmarks/speed.py --trl .bench/trl/bin/python --trl-ppo .bench/trl-ppo/bin/python
+	$(BIN)/python benchmarks/gains.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:  ## remove .venv, .bench and all artifacts
 	rm -rf .venv .bench artifacts

@@ -10,7 +10,6 @@ and 2, once a seed.
 import argparse
 import os
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -102,14 +101,8 @@ def end_never_learnt(three):
     return nullcontext()
 
 
-def in_bfloat16(three):
-    """No mistake: what PPO learns with matrix products in bfloat16, as on a GPU."""
-    three["preset"] = replace(three["preset"], precision="bf16")
-    return nullcontext()
-
-
 ABLATIONS = [
-    as_it_should_be, in_bfloat16, mean_added_back, returns_from_whitened_advantages, random_value_head, dropout_on,
+    as_it_should_be, mean_added_back, returns_from_whitened_advantages, random_value_head, dropout_on,
     reward_not_normalised, end_never_learnt,
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ python benchmarks/ours.py sft|rm|rollouts|ppo
 import math
 import sys
 from functools import partial
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import torch
 import workload
@@ -21,9 +21,9 @@ PRESET = load_preset("gpt2")
 
 def language_model():
     """The weights of the others, loaded as the notebooks load theirs."""
-    folder = mkdtemp()
-    workload.language_model().save_pretrained(folder)
-    return models.load_lm(folder).to(PRESET.device)
+    with TemporaryDirectory() as folder:
+        workload.language_model().save_pretrained(folder)
+        return models.load_lm(folder).to(PRESET.device)
 
 
 def new_run(model, optimizer) -> training.Run:
@@ -102,7 +102,11 @@ def ppo_() -> None:
     workload.measure(one, one)
 
 
-if __name__ == "__main__":
+def main(stage: str) -> None:
     keep_freed_memory()
     torch.set_default_device(PRESET.device)
-    {"sft": sft, "rm": rm, "rollouts": rollouts_, "ppo": ppo_}[sys.argv[1]]()
+    {"sft": sft, "rm": rm, "rollouts": rollouts_, "ppo": ppo_}[stage]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -71,15 +71,15 @@ def sample(policy, prompt) -> torch.Tensor:
 def rollouts() -> None:
     policy = workload.language_model().eval()
 
-    def all_prompts():
-        for prompt in workload.prompts():
+    def one_by_one(prompts):
+        for prompt in prompts:
             sample(policy, prompt)
 
-    workload.measure(all_prompts, all_prompts)
+    prompts = workload.prompts()
+    workload.measure(partial(one_by_one, prompts), partial(one_by_one, prompts[:MINIBATCH]))
 
 
 def ppo() -> None:
-    prompts = workload.prompts()
     policy, reference, scorer = (
         workload.language_model(),
         workload.language_model().eval(),
@@ -96,7 +96,7 @@ def ppo() -> None:
         rows = torch.arange(len(ids))[:, None]
         return out.logits[rows, columns], out.hidden_states[-1][rows, columns], ids[rows, columns + 1]
 
-    def update():
+    def update(prompts):
         policy.eval()  # no dropout, or the first ratio is not 1
         old = []
         with torch.no_grad():
@@ -123,7 +123,8 @@ def ppo() -> None:
                 )  # fmt: skip
                 step(loss, parameters, optimizer)
 
-    workload.measure(update, update)
+    prompts = workload.prompts()
+    workload.measure(partial(update, prompts), partial(update, prompts[:MINIBATCH]))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@
     python benchmarks/speed.py --show                          # the table and figure of the runs there are
 
 Each run is a process of its own, so that none finds another's memory or caches. Writes one row a run to
-benchmarks/speed.csv, where another machine's rows stay, then docs/speed.png and the README's table.
+benchmarks/speed.csv, then docs/speed.png and the README's table. Rows that stand there are not run
+again, and another machine's stay: delete the file to start anew.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -29,12 +32,18 @@ STAGES = {
 CONTENDERS = {"ours": "this series", "plain": "plain loop", "trl_peer": "TRL"}
 
 
-def run(*command) -> dict:
-    """The measurement that a contender prints on its last line."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def collect(results: Path, jobs: Iterable[tuple[dict, list[str]]]) -> None:
+    """Adds to `results` the measurement of each job, (what it is, command), that it has none of yet."""
+    rows = pd.read_csv(results).to_dict("records") if results.exists() else []
+    for what, command in jobs:
+        if any(what.items() <= row.items() for row in rows):
+            continue
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{command} failed:\n{done.stderr[-2000:]}")
+        rows.append(what | json.loads(done.stdout.splitlines()[-1]))
+        print(*what.values(), f"{rows[-1]['seconds']:.2f} s", flush=True)
+        pd.DataFrame(rows).to_csv(results, index=False)
 
 
 def table(runs: pd.DataFrame) -> str:
@@ -48,11 +57,11 @@ def table(runs: pd.DataFrame) -> str:
         for contender, by in CONTENDERS.items():
             some = runs[(runs["stage"] == stage) & (runs["contender"] == contender)]
             seconds, memory = some["seconds"].median(), some["peak_gib"].median()
-            used = workload.flops(stage) / seconds / some["matrix_product"].median()
+            used = (some["flops"] / some["seconds"] / some["matrix_product"]).median()
             lines.append(
                 f"| {work} | {by} | {seconds:.1f} [{some['seconds'].min():.1f}, {some['seconds'].max():.1f}] "
                 f"| {seconds / ours['seconds'][stage]:.1f} | {memory:.1f} | {ours['peak_gib'][stage] / memory:.2f} "
-                f"| {workload.tokens(stage) / seconds:,.0f} | {used:.0%} |"
+                f"| {some['tokens'].iloc[0] / seconds:,.0f} | {used:.0%} |"
             )
     return "\n".join(lines)
 
@@ -80,22 +89,13 @@ def figure(runs: pd.DataFrame) -> None:
     fig.savefig(FIGURE, dpi=150)
 
 
-def measure(trl: str, trl_ppo: str, n: int) -> None:
-    """Adds `n` runs of everything on this machine, which replace those it had."""
-    peak = run(sys.executable, str(HERE / "workload.py"))
-    others = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame({"machine": []})
-    others, rows = others[others["machine"] != peak["machine"]], []
-    for i in range(n):
-        for stage in STAGES:
-            python = {"ours": sys.executable, "plain": sys.executable, "trl_peer": trl}
-            if stage in ("rollouts", "ppo"):
-                python["trl_peer"] = trl_ppo
-            for contender in CONTENDERS:
-                measured = run(python[contender], str(HERE / f"{contender}.py"), stage)
-                rows.append({"stage": stage, "contender": contender, "run": i} | measured)
-                rows[-1]["matrix_product"] = peak["flops"]
-                print(f"run {i}, {stage}, {contender}: {measured['seconds']:.2f} s", flush=True)
-                pd.concat([others, pd.DataFrame(rows)]).to_csv(RESULTS, index=False)
+def jobs(trl: str, trl_ppo: str, n: int) -> Iterator[tuple[dict, list[str]]]:
+    """`n` interleaved runs of everything."""
+    for i, stage, contender in product(range(n), STAGES, CONTENDERS):
+        python = sys.executable if contender != "trl_peer" else trl_ppo if stage in ("rollouts", "ppo") else trl
+        what = {"machine": workload.machine(), "run": i, "stage": stage, "contender": contender}
+        what |= {"tokens": workload.tokens(stage), "flops": workload.flops(stage)}
+        yield what, [python, HERE / f"{contender}.py", stage]
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
     if not arguments.show:
         if not (arguments.trl and arguments.trl_ppo):
             parser.error("--trl and --trl-ppo are needed to measure; `make bench` gives them")
-        measure(arguments.trl, arguments.trl_ppo, arguments.runs)
+        collect(RESULTS, jobs(arguments.trl, arguments.trl_ppo, arguments.runs))
     runs = pd.read_csv(RESULTS)
     figure(runs)
     print(tables(runs))

@@ -5,8 +5,6 @@ no speed depends on them. A PPO update is 32 prompts of 2 to 7 tokens, 16 new to
 has one chance in 50,257, so all do the same work), 4 epochs in minibatches of 16; its rollouts are
 also timed alone. Supervised and reward-model training are one pass over 512 phrases of SST-2 in
 batches of 32, after two steps that are not counted.
-
-    python benchmarks/workload.py     # what this machine reaches in a bfloat16 matrix product
 """
 
 import json
@@ -108,7 +106,10 @@ def clock() -> float:
 
 
 def report(seconds: float) -> None:
-    """Prints a line of JSON: seconds, peak memory in GiB (the process's, or the GPU's), and on what."""
+    """Prints a line of JSON: seconds, peak memory in GiB (the process's, or the GPU's), and on what.
+
+    `matrix_product` is the FLOP a second that a large bfloat16 product reaches here and now.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if DEVICE == "cuda":
         peak = torch.cuda.max_memory_allocated()
@@ -118,22 +119,18 @@ def report(seconds: float) -> None:
         json.dumps({
             "seconds": seconds,
             "peak_gib": peak / 2**30,
+            "matrix_product": matrix_product(),
             "machine": machine(),
             "versions": f"python {platform.python_version()}, {', '.join(versions)}",
         })
     )  # fmt: skip
 
 
-def matrix_product() -> float:
-    """FLOP a second of a large bfloat16 matrix product: the best of ten."""
-    a, b = (torch.randn(4096, 4096, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
+def matrix_product(n: int = 2048) -> float:
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
     seconds = []
     for _ in range(10):
         start = clock()
         a @ b
         seconds.append(clock() - start)
-    return 2 * 4096**3 / min(seconds)
-
-
-if __name__ == "__main__":
-    print(json.dumps({"machine": machine(), "flops": matrix_product()}))
+    return 2 * n**3 / min(seconds)

@@ -1,0 +1,104 @@
+"""What each optimisation gained: `ours.py` with one of them switched off at a time, at GPT-2's size.
+
+    python benchmarks/gains.py      # three interleaved runs of each, three quarters of an hour on two cores
+
+Writes one row a run to benchmarks/gains.csv and prints the table that stands in the README.
+"""
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import ours
+import pandas as pd
+import speed
+import torch
+import workload
+from transformers import AttentionInterface
+from transformers.activations import ACT2FN
+
+from rlhf_helpers import data, models
+
+RESULTS = Path(__file__).parent / "gains.csv"
+RUNS = 3
+
+
+def nothing() -> None: ...
+
+
+def bfloat16() -> None:
+    ours.PRESET = replace(ours.PRESET, precision="fp32")
+
+
+def weights_cast_once_a_step() -> None:
+    torch.set_autocast_cache_enabled(False)
+
+
+def freed_memory_kept() -> None:
+    ours.keep_freed_memory = lambda: None
+
+
+def attention_in_fp32() -> None:
+    AttentionInterface.register(models.ATTENTION, models.sdpa_attention_forward)
+
+
+def gelu_in_one_pass() -> None:
+    ACT2FN["gelu_pytorch_tanh"] = type(ACT2FN["gelu_new"])
+
+
+def batches_of_like_length() -> None:
+    def shuffled(lengths, batch, seed):
+        order = random.Random(seed).sample(range(len(lengths)), len(lengths))
+        return [order[i : i + batch] for i in range(0, len(order), batch)]
+
+    data.length_bucketed = shuffled
+
+
+def no_dropout_in_the_reward_model() -> None:
+    models.disable_dropout = lambda model: model
+
+
+OFF = {  # and the stages it speaks of
+    nothing: ("sft", "rm", "ppo"),
+    bfloat16: ("sft", "rm", "ppo"),
+    weights_cast_once_a_step: ("ppo",),
+    freed_memory_kept: ("sft", "rm", "ppo"),
+    attention_in_fp32: ("sft", "rm", "ppo"),
+    gelu_in_one_pass: ("sft", "rm", "ppo"),
+    batches_of_like_length: ("sft", "rm"),
+    no_dropout_in_the_reward_model: ("rm",),
+}
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Markdown: median seconds without each optimisation, and how many times those with all of them."""
+    lines = ["| without | SFT | reward model | PPO update |", "|---|---|---|---|"]
+    medians = runs.groupby(["off", "stage"])["seconds"].median()
+    for off in OFF:
+        name, cells = off.__name__, []
+        for stage in OFF[nothing]:
+            seconds = medians.get((name, stage))
+            cells.append(f"{seconds:.1f} s, {seconds / medians['nothing', stage]:.2f} x" if seconds else "")
+        lines.append("| " + " | ".join([name.replace("_", " "), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    if len(sys.argv) == 3:  # one run, in a process of its own
+        next(off for off in OFF if off.__name__ == sys.argv[1])()
+        ours.main(sys.argv[2])
+        return
+    speed.collect(
+        RESULTS,
+        (
+            ({"machine": workload.machine(), "run": i, "stage": stage, "off": off.__name__},
+             [sys.executable, __file__, off.__name__, stage])
+            for i in range(RUNS) for off, stages in OFF.items() for stage in stages
+        ),
+    )  # fmt: skip
+    print(table(pd.read_csv(RESULTS)))
+
+
+if __name__ == "__main__":
+    main()
