@@ -5,7 +5,6 @@
 Writes one row a run to benchmarks/gains.csv and prints the table that stands in the README.
 """
 
-import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,11 +47,7 @@ def gelu_in_one_pass() -> None:
 
 
 def batches_of_like_length() -> None:
-    def shuffled(lengths, batch, seed):
-        order = random.Random(seed).sample(range(len(lengths)), len(lengths))
-        return [order[i : i + batch] for i in range(0, len(order), batch)]
-
-    data.length_bucketed = shuffled
+    data.length_bucketed = workload.random_batches
 
 
 def no_dropout_in_the_reward_model() -> None:

@@ -6,7 +6,6 @@ Supervised and reward-model training take random batches, padded to the longest 
 prompt alone, scores each response alone and learns in minibatches of 4.
 """
 
-import random
 import sys
 from functools import partial
 
@@ -39,8 +38,7 @@ def one_pass(model, loss_on) -> None:
             ids, mask = pad([rows[i] for i in batch], workload.END)
             step(loss_on(ids, mask, labels[batch]), model, optimizer)
 
-    order = random.Random(0).sample(range(len(rows)), len(rows))
-    batches = [order[i : i + workload.BATCH] for i in range(0, len(rows), workload.BATCH)]
+    batches = workload.random_batches([len(row) for row in rows], workload.BATCH, seed=0)
     workload.measure(partial(train, batches), partial(train, batches[: workload.WARM_UP]))
 
 

@@ -69,6 +69,12 @@ def phrases() -> tuple[list[list[int]], torch.Tensor]:
     return ids, torch.tensor(rows["label"], dtype=torch.float32)
 
 
+def random_batches(lengths: list[int], batch: int, seed: int) -> list[list[int]]:
+    """What `length_bucketed` stands in for: row indices of one epoch, whatever their lengths."""
+    order = random.Random(seed).sample(range(len(lengths)), len(lengths))
+    return [order[i : i + batch] for i in range(0, len(order), batch)]
+
+
 def tokens(stage: str) -> int:
     """Tokens that a stage learns from; for rollouts, those it samples. Padding is not counted."""
     return PROMPTS * NEW_TOKENS if stage in ("rollouts", "ppo") else sum(map(len, phrases()[0]))

@@ -113,7 +113,7 @@ class RewardModel(nn.Module):
     Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
     difference of two logits the log-odds that one text is preferred (Bradley-Terry).
     The head starts at zero, so that every first score is 0 and the first loss ln 2. Dropout is
-    off, as in TRL: it cost a tenth of the time, and a pass or two over the data is not memorised.
+    off, as in TRL's: a pass or two over the data is not memorised.
     """
 
     def __init__(self, lm_or_path: PreTrainedModel | str | Path):

@@ -93,8 +93,10 @@ def _bf16_pays(device: str) -> bool:
     """Whether the hardware multiplies bfloat16 itself (a T4 or an older CPU emulates it, slowly)."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    has = torch.cpu.get_capabilities()
-    return device == "cpu" and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+    if device == "cpu":
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+    return False
 
 
 def _presets(device: str) -> dict[str, Preset]:

@@ -165,6 +165,18 @@ def collected(lm, tokenizer, prompts, score=1.0):
     return policy, ppo.collect_experience(policy, reference, reward, rollouts, **settings)
 
 
+def step_of(optimizer):
+    """What `ppo_update` calls with each loss."""
+
+    def step(loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return 0.0
+
+    return step
+
+
 def test_returns_come_from_unwhitened_advantages(lm, tokenizer, prompts):
     _, e = collected(lm, tokenizer, prompts)
     mask = e.rollouts.response_mask
@@ -182,12 +194,11 @@ def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(lm, t
     ppo.response_outputs = lambda model, some: seen.append(len(some)) or original(model, some)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
 
+    learn = step_of(optimizer)
+
     def step(loss):
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
         losses.append(loss.item())
-        return 0.0
+        return learn(loss)
 
     try:
         stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9)
@@ -209,14 +220,7 @@ def test_an_update_takes_the_mean_out_of_the_advantages(lm, tokenizer, prompts):
 def test_an_update_stops_past_its_kl_bound(lm, tokenizer, prompts):
     policy, e = collected(lm, tokenizer, prompts)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
-
-    def step(loss):
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return 0.0
-
-    assert ppo.ppo_update(policy, e, step, epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
+    assert ppo.ppo_update(policy, e, step_of(optimizer), epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
 
 
 def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(lm, tokenizer, prompts):
@@ -227,14 +231,7 @@ def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(lm, token
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cache_enabled):
             policy, e = collected(copy.deepcopy(lm), tokenizer, prompts)
             optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
-
-            def step(loss):
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                return 0.0
-
-            stats = ppo.ppo_update(policy, e, step, epochs=3, minibatch=2, max_kl=1e9)
+            stats = ppo.ppo_update(policy, e, step_of(optimizer), epochs=3, minibatch=2, max_kl=1e9)
         return stats, policy
 
     stats, policy = updated(cache_enabled=True)
