@@ -2,7 +2,7 @@
 # RLHF_PRESET, RLHF_SEED, RLHF_MODEL, RLHF_DATASET and RLHF_ARTIFACTS pass through.
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS := "1-SFT.ipynb" "2-RM Training.ipynb" "3-RLHF.ipynb"
+NOTEBOOKS := "1-SFT.ipynb" "2-RM Training.ipynb" "3-RLHF.ipynb" $(wildcard beyond/*.ipynb)
 
 # the embedded preset as it is, whatever the caller's environment says
 AFRESH := env -u RLHF_SEED -u RLHF_MODEL -u RLHF_DATASET -u RLHF_ARTIFACTS RLHF_PRESET=tiny
@@ -19,7 +19,7 @@ help:  ## this list
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "'$(PYTHON)' has no venv. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv || { echo "Making .venv failed; see above"; exit 1; }
 	@echo "Installing the pinned packages into .venv: once, some minutes and 2 GB"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,test]' || { echo "Installing the pinned packages into .venv failed; see above. Is a package index within reach?"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,beyond,test]' || { echo "Installing the pinned packages into .venv failed; see above. Is a package index within reach?"; exit 1; }
 	@touch $@
 
 tutorial: .venv/installed  ## run notebooks 1, 2 and 3 (preset tiny unless RLHF_PRESET says otherwise), then the before/after table
@@ -35,6 +35,9 @@ rm: .venv/installed  ## run notebook 2 alone, headless
 rlhf: .venv/installed  ## run notebook 3 alone, headless
 	$(BIN)/python -m rlhf_helpers rlhf
 
+beyond: .venv/installed  ## run the further notebooks; the first needs the policy and reward model of make tutorial
+	$(BIN)/python -m rlhf_helpers dpo preferences summarisation scaling
+
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
@@ -45,7 +48,7 @@ test: .venv/installed  ## everything that CI runs: nbval over the notebooks, the
 
 notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
 	rm -rf artifacts/notebooks
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo preferences summarisation scaling
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
@@ -60,4 +63,4 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 clean:  ## remove .venv, .bench and all artifacts
 	rm -rf .venv .bench artifacts
 
-.PHONY: help tutorial sft rm rlhf lab test notebooks bench clean
+.PHONY: help tutorial sft rm rlhf beyond lab test notebooks bench clean

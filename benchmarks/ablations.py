@@ -10,6 +10,7 @@ and 2, once a seed.
 import argparse
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -62,6 +63,12 @@ def as_it_should_be(three):
     return nullcontext()
 
 
+def in_bfloat16(three):
+    """No mistake: matrix products in bfloat16, as on a GPU."""
+    three["preset"] = replace(three["preset"], precision="bf16")
+    return nullcontext()
+
+
 def mean_added_back(three):
     whiten = ppo.whiten
     return patch.object(ppo, "whiten", lambda x, mask: whiten(x, mask, shift_mean=False))
@@ -103,7 +110,7 @@ def end_never_learnt(three):
 
 ABLATIONS = [
     as_it_should_be, mean_added_back, returns_from_whitened_advantages, random_value_head, dropout_on,
-    reward_not_normalised, end_never_learnt,
+    reward_not_normalised, end_never_learnt, in_bfloat16,
 ]  # fmt: skip
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 import ours
 import pandas as pd
 import speed
-import torch
 import workload
 from transformers import AttentionInterface
-from transformers.activations import ACT2FN
 
 from rlhf_helpers import data, models
 
@@ -30,20 +28,12 @@ def bfloat16() -> None:
     ours.PRESET = replace(ours.PRESET, precision="fp32")
 
 
-def weights_cast_once_a_step() -> None:
-    torch.set_autocast_cache_enabled(False)
-
-
 def freed_memory_kept() -> None:
     ours.keep_freed_memory = lambda: None
 
 
 def attention_in_fp32() -> None:
     AttentionInterface.register(models.ATTENTION, models.sdpa_attention_forward)
-
-
-def gelu_in_one_pass() -> None:
-    ACT2FN["gelu_pytorch_tanh"] = type(ACT2FN["gelu_new"])
 
 
 def batches_of_like_length() -> None:
@@ -57,10 +47,8 @@ def no_dropout_in_the_reward_model() -> None:
 OFF = {  # and the stages it speaks of
     nothing: ("sft", "rm", "ppo"),
     bfloat16: ("sft", "rm", "ppo"),
-    weights_cast_once_a_step: ("ppo",),
     freed_memory_kept: ("sft", "rm", "ppo"),
     attention_in_fp32: ("sft", "rm", "ppo"),
-    gelu_in_one_pass: ("sft", "rm", "ppo"),
     batches_of_like_length: ("sft", "rm"),
     no_dropout_in_the_reward_model: ("rm",),
 }

@@ -90,7 +90,7 @@ def ppo_update():
             stats = ppo.ppo_update(
                 policy, experience, run.step, epochs=workload.EPOCHS, minibatch=workload.MINIBATCH, max_kl=math.inf
             )
-        assert abs(stats["first_ratio_max"] - 1) < 1e-3, f"the first ratio is {stats['first_ratio_max']}"
+        assert abs(stats["first_ratio"] - 1) < 1e-3, f"the first ratio is {stats['first_ratio']}"
         return batch
 
     return policy, update

@@ -16,7 +16,12 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
-STAGES = dict(zip(("sft", "rm", "rlhf"), NOTEBOOKS.values()))
+STAGES = dict(zip(("sft", "rm", "rlhf"), NOTEBOOKS.values())) | {
+    "dpo": "beyond/1-DPO.ipynb",
+    "preferences": "beyond/2-Preferences.ipynb",
+    "summarisation": "beyond/3-Summarisation.ipynb",
+    "scaling": "beyond/4-Scaling.ipynb",
+}
 
 
 class StreamingClient(NotebookClient):

@@ -19,15 +19,16 @@ PROJECT = "rlhf-in-notebooks"
 SHOWN = ("torch", "transformers", "datasets", "matplotlib")
 
 
-def requirements() -> list[Requirement]:
-    """What the series needs, from pyproject.toml in a checkout, else from the installed package."""
+def requirements(extra: str = "") -> list[Requirement]:
+    """What the series needs, and an extra ("beyond"): from pyproject.toml in a checkout, else as installed."""
     pyproject = Path(__file__).parents[1] / "pyproject.toml"
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"] if pyproject.exists() else {}
     if project.get("name") == PROJECT:  # else it is a fork's that copied the helpers
-        lines = project["dependencies"]
+        lines = project["dependencies"] + project["optional-dependencies"].get(extra, [])
     else:
-        lines = [line for line in metadata.requires(PROJECT) or [] if "extra ==" not in line]
-    return [Requirement(line) for line in lines]
+        lines = metadata.requires(PROJECT) or []
+    found = [Requirement(line) for line in lines]
+    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
 def installed_versions() -> dict[str, str]:
@@ -40,8 +41,8 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def install_missing() -> None:
-    """Installs the missing requirements, with all that is there pinned to its present version.
+def install_missing(extra: str = "") -> None:
+    """Installs the missing requirements, and an extra's, with all that is there pinned to its present version.
 
     So on Colab, or in your own environment, pip can replace neither torch nor anything else under
     a running kernel. Prints the versions in use. Raises RuntimeError if something that is there
@@ -49,7 +50,7 @@ def install_missing() -> None:
     """
     installed = installed_versions()
     missing, unfit = [], []
-    for requirement in requirements():
+    for requirement in requirements(extra):
         version = installed.get(canonicalize_name(requirement.name))
         if version is None:
             missing.append(str(requirement))
@@ -99,7 +100,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep the memory of freed tensors for the next ones; elsewhere it does nothing.
 
     By default each large tensor is mapped afresh and the kernel clears its pages again: at GPT-2's
-    size hundreds of megabytes a training step.
+    size hundreds of megabytes a step, and SFT and PPO took 1.5 times as long (benchmarks/gains.py).
     """
     if platform.libc_ver()[0] == "glibc":
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h

@@ -6,6 +6,7 @@ architecture code here.
 
 import copy
 import inspect
+import json
 from pathlib import Path
 
 import torch
@@ -14,7 +15,6 @@ from torch import nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -31,8 +31,8 @@ ATTENTION = "sdpa_with_fp32_on_cpu"
 def _attention(module: nn.Module, query, key, value, attention_mask, **kwargs):
     """transformers' own attention, "sdpa", but in fp32 on a CPU even under autocast.
 
-    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16: with it a PPO
-    update of GPT-2 took 8 % longer, reward-model training 9 % (medians of three).
+    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16: with it the
+    reward model of GPT-2's size took 16 % longer, a PPO update 3 % (benchmarks/gains.py).
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -50,11 +50,8 @@ def load_lm(name_or_path: str) -> PreTrainedModel:
     Raises ConnectionError, with the ways out, if it can't be had.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        if getattr(config, "activation_function", None) == "gelu_new":
-            config.activation_function = "gelu_pytorch_tanh"  # the same function in one pass over memory, not eight
         return AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, use_safetensors=True, attn_implementation=ATTENTION
+            name_or_path, dtype=torch.float32, use_safetensors=True, attn_implementation=ATTENTION
         )
     except OSError as error:
         raise ConnectionError(f"can't load the model {name_or_path!r}: {error}\n{WAYS_OUT}") from error
@@ -113,7 +110,8 @@ class RewardModel(nn.Module):
     Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
     difference of two logits the log-odds that one text is preferred (Bradley-Terry).
     The head starts at zero, so that every first score is 0 and the first loss ln 2. Dropout is
-    off, as in TRL's: a pass or two over the data is not memorised.
+    off, as in TRL's: a pass or two over the data is not memorised, and with it training at GPT-2's
+    size took 17 % longer (benchmarks/gains.py).
     """
 
     def __init__(self, lm_or_path: PreTrainedModel | str | Path):
@@ -155,7 +153,15 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "RewardModel":
-        """What `save_pretrained` saved. Raises ConnectionError if there is none."""
+        """What `save_pretrained` saved: a whole model, or an adapter (peft) with the head.
+
+        Raises ConnectionError if there is none.
+        """
+        adapter = Path(folder) / "adapter_config.json"
+        if adapter.exists():
+            reward_model = cls(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+            reward_model.model.load_adapter(str(folder))
+            return reward_model
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
         try:

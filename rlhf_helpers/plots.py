@@ -107,12 +107,14 @@ def dashboard(metrics: pd.DataFrame) -> Figure:
 def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | None = None) -> Figure:
     """Reward (or a judge's verdict) bought by each nat of KL; one curve a method.
 
-    Each frame has columns `kl` and `y`, and optionally `low` and `high` for error bars.
+    Each frame has columns `kl` and `y`, and optionally `low` and `high` for error bars. Where it has
+    `seed`, its rows are runs of their own and are not joined.
     """
     figure, axes = new_figure(height=3.6)
     looks = zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":"))
     for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
-        axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style, ms=5, label=name)
+        joined = "seed" not in frame or frame["seed"].isna().all()
+        axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style if joined else "", ms=5, label=name)
         if "low" in frame:
             axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
     axes.set(xlabel="KL to the SFT policy, nats a response", ylabel=ylabel or y)

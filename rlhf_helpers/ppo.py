@@ -219,12 +219,16 @@ def ppo_update(
     epochs: int,
     minibatch: int,
     max_kl: float,
+    value_coef: float = 0.1,
+    outputs: Callable = response_outputs,
 ) -> dict[str, float]:
     """Several epochs of minibatch steps on one batch of experience; the mean of their statistics.
 
     `step(loss)` does the backward pass and the optimiser step. The epochs stop early once one
     moved the policy further than `max_kl` nats a token from where it sampled. The last, partial
-    minibatch is used too. `first_ratio_max` is the largest ratio of the first minibatch: 1.
+    minibatch is used too. `first_ratio` and `first_ratio_max`, the mean and the largest ratio of the
+    first minibatch, are 1; in bfloat16 a single token's may be off by a rounding, some 1e-3.
+    `outputs(policy, minibatch)` may compute some of its tokens only, on one of several processes.
     """
     e, mask = experience, experience.rollouts.response_mask
     advantages = whiten(e.advantages, mask)
@@ -235,15 +239,17 @@ def ppo_update(
             # those made while sampling have no gradient before torch 2.11
             torch.clear_autocast_cache()
             some = e.rollouts[rows]
-            logits, values, where = response_outputs(policy, some)
+            logits, values, where = outputs(policy, some)
             old = (x[rows][where] for x in (e.logprobs, e.values, advantages, e.returns, mask))
-            loss, stats = ppo_loss(token_logprobs(logits, some.response_ids[where]), values, *old)
+            logprobs = token_logprobs(logits, some.response_ids[where])
+            loss, stats = ppo_loss(logprobs, values, *old, value_coef=value_coef)
             stats["grad_norm"] = step(loss)
             history.append(stats)
         if history[-1]["approx_kl"] > max_kl:
             break
     means = {name: sum(s[name] for s in history) / len(history) for name in history[0]}
-    return means | {"first_ratio_max": history[0]["ratio_max"], "epochs": epoch + 1}
+    first = {"first_ratio": history[0]["ratio"], "first_ratio_max": history[0]["ratio_max"]}
+    return means | first | {"epochs": epoch + 1}
 
 
 def experience_stats(e: Experience) -> dict[str, float]:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -48,12 +50,16 @@ class Run:
         warmup: float = 0.05,
         max_grad_norm: float = 1.0,
         checkpoints: int = 10,
+        main: bool = True,
     ):
-        """`settings` is what the result depends on: another run's checkpoint is refused."""
+        """`settings` is what the result depends on: another run's checkpoint is refused.
+
+        Where several processes run this together, the `main` one writes and reports.
+        """
         self.folder, self.model, self.optimizer = Path(folder), model, optimizer
         self.steps, self.seed, self.settings = steps, seed, json.loads(json.dumps(settings))
         self.warmup_steps, self.max_grad_norm = max(1, round(warmup * steps)), max_grad_norm
-        self.every = max(1, steps // checkpoints)
+        self.every, self.main = max(1, steps // checkpoints), main
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.state: dict = {}  # JSON values that the loop carries from step to step
         self.history: list[dict] = []
@@ -70,10 +76,10 @@ class Run:
 
     def __iter__(self) -> Iterator[int]:
         done = self._restore()
-        if done:
+        if done and self.main:
             where = "finished" if done == self.steps else f"stopped after {done} of {self.steps} steps"
             print(f"{self.folder} holds this run, {where}: continuing from there (delete it to start anew)")
-        else:
+        if not done:
             self._save(0)  # so that a stop before the first checkpoint can go back to the start
         bar = tqdm(
             range(done, self.steps),
@@ -81,22 +87,23 @@ class Run:
             total=self.steps,
             file=sys.stdout,
             ncols=79,
-            disable=done == self.steps,
+            disable=done == self.steps or not self.main,
         )
-        with SummaryWriter(self.folder / "tensorboard", purge_step=done) as board:
+        with SummaryWriter(self.folder / "tensorboard", purge_step=done) if self.main else nullcontext() as board:
             for step in bar:
-                torch.manual_seed(self.seed * 1_000_003 + step)
+                torch.manual_seed(self._seed(step))
                 self._set_learning_rate(step)
                 self.row, start = {"step": step}, time.perf_counter()
                 yield step
                 self.row["seconds"] = time.perf_counter() - start
                 self.history.append(self.row)
-                for name, value in self.row.items():
+                for name, value in self.row.items() if self.main else ():
                     board.add_scalar(name, value, step)
                 if (step + 1) % self.every == 0 or step + 1 == self.steps:
                     self._save(step + 1)
                     shown = [f"{k} {v:.4g}" for k, v in self.row.items() if k not in ("step", "seconds")]
-                    tqdm.write(f"step {step + 1}: {', '.join(shown[:6])}", file=sys.stdout)
+                    if self.main:
+                        tqdm.write(f"step {step + 1}: {', '.join(shown[:6])}", file=sys.stdout)
 
     def step(self, loss: torch.Tensor) -> float:
         """One optimiser step on `loss`; the gradient's norm before clipping.
@@ -106,7 +113,7 @@ class Run:
         self._check_finite("loss", loss.item())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm).item()
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)).item()
         self._check_finite("gradient", norm)
         self.optimizer.step()
         return norm
@@ -116,6 +123,9 @@ class Run:
         self.row |= {
             name: value.item() if isinstance(value, torch.Tensor) else float(value) for name, value in metrics.items()
         }
+
+    def _seed(self, step: int) -> int:
+        return self.seed * 1_000_003 + step
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -131,9 +141,11 @@ class Run:
             group["lr"] = rate * factor
 
     def _save(self, done: int) -> None:
-        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors = {f"model.{name}": whole(p.detach()) for name, p in self.model.named_parameters()}
         for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": x for name, x in moments.items()}
+            tensors |= {f"optimizer.{i}.{name}": whole(x) for name, x in moments.items()}
+        if not self.main:
+            return
         run = {"done": done, "steps": self.steps, "settings": self.settings, "state": self.state}
         # written beside and renamed: a kill at any moment leaves one whole file
         self.metrics.to_csv(self.folder / "metrics.csv.part", index=False)
@@ -161,14 +173,25 @@ class Run:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         with torch.no_grad():
             for name, p in self.model.named_parameters():
-                p.copy_(tensors[f"model.{name}"])
+                p.copy_(_as(tensors[f"model.{name}"], p))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict] = {}
         for name, x in tensors.items():
             if name.startswith("optimizer."):
                 _, i, key = name.split(".")
-                moments.setdefault(int(i), {})[key] = x
+                moments.setdefault(int(i), {})[key] = _as(x, parameters[int(i)]) if x.dim() else x
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.state, done = run["state"], run["done"]
         history = pd.read_csv(self.folder / "metrics.csv", float_precision="round_trip") if done else pd.DataFrame()
         self.history = history[history["step"] < done].to_dict("records") if done else []
         return done
+
+
+def whole(x: torch.Tensor) -> torch.Tensor:
+    """`x`, put together if FSDP has split it among processes."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def _as(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """The whole `x`, split among processes as `p` is."""
+    return distribute_tensor(x, p.device_mesh, p.placements) if isinstance(p, DTensor) else x

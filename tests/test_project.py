@@ -57,12 +57,12 @@ def test_dependencies_agree():
         if not line.startswith("#")
     )
     extras = project["optional-dependencies"]
-    for line in project["dependencies"] + extras["lab"] + extras["test"]:
+    for line in project["dependencies"] + extras["lab"] + extras["beyond"] + extras["test"]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pins[requirement.name.lower()]), line
     assert pins["torch"] == "2.13.0"
     packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert packages == ["python=3.11", "pip", {"pip": ["-c constraints.txt", "-e .[lab,test]"]}]
+    assert packages == ["python=3.11", "pip", {"pip": ["-c constraints.txt", "-e .[lab,beyond,test]"]}]
 
 
 def test_set_up_installs_only_what_is_missing(monkeypatch, capsys):
@@ -73,7 +73,9 @@ def test_set_up_installs_only_what_is_missing(monkeypatch, capsys):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(environment.subprocess, "run", run)
-    monkeypatch.setattr(environment, "requirements", lambda: [Requirement("torch>=2"), Requirement("not-there>=1")])
+    monkeypatch.setattr(
+        environment, "requirements", lambda extra: [Requirement("torch>=2"), Requirement("not-there>=1")]
+    )
     environment.install_missing()
     ((command, pins),) = calls
     assert command[-1] == "not-there>=1" and not any("torch" in part for part in command)
@@ -82,7 +84,7 @@ def test_set_up_installs_only_what_is_missing(monkeypatch, capsys):
 
 
 def test_set_up_replaces_nothing_out_of_range(monkeypatch):
-    monkeypatch.setattr(environment, "requirements", lambda: [Requirement("torch>=99")])
+    monkeypatch.setattr(environment, "requirements", lambda extra: [Requirement("torch>=99")])
     monkeypatch.setattr(environment.subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
     with pytest.raises(RuntimeError, match="torch .* is here, >=99 is needed"):
         environment.install_missing()
@@ -112,13 +114,14 @@ def test_set_up_reads_a_messy_environment(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(environment.subprocess, "run", run)
-    monkeypatch.setattr(environment, "requirements", lambda: [Requirement("not-there>=1")])
+    monkeypatch.setattr(environment, "requirements", lambda extra: [Requirement("not-there>=1")])
     environment.install_missing()
     assert "messy-pkg==2.0" in pins and not any(line.startswith("odd==") for line in pins)
 
 
 def test_requirements_are_read_from_the_project():
-    assert {"torch", "transformers", "datasets"} <= {r.name for r in environment.requirements()}
+    always, beyond = ({r.name for r in environment.requirements(extra)} for extra in ("", "beyond"))
+    assert {"torch", "transformers", "datasets"} <= always < beyond and beyond - always >= {"peft", "openai"}
 
 
 def notebook_of(tmp_path, *sources):
@@ -191,3 +194,15 @@ def test_the_ablation_table_is_that_of_its_runs(monkeypatch):
     assert len(table.splitlines()) == 2 + len(ablations.ABLATIONS)
     cells = nbformat.read(ROOT / NOTEBOOKS["policy"], as_version=4).cells
     assert any(table in cell.source for cell in cells), "notebook 3 shows other figures: run benchmarks/ablations.py"
+
+
+def test_the_tables_of_speed_are_those_of_their_runs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gains
+    import speed
+
+    runs = pd.read_csv(speed.RESULTS)
+    assert (runs.groupby(["machine", "stage", "contender"]).size() >= 5).all(), "too few runs for a median"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert speed.tables(runs) in readme, "the README shows other figures: run benchmarks/speed.py --show"
+    assert gains.table(pd.read_csv(gains.RESULTS)) in readme, "the README shows other figures: run benchmarks/gains.py"

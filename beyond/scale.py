@@ -1,0 +1,87 @@
+"""Notebook 3's PPO on several processes, or GPUs: notebook beyond/4-Scaling explains it.
+
+    torchrun --standalone --nproc-per-node 2 beyond/scale.py                         # data parallel; two CPU processes will do
+    accelerate launch --config_file beyond/fsdp.yaml beyond/scale.py    # sharded over the GPUs, offloaded to the CPU
+
+Start it in the folder of notebooks 1 and 2, after them and with the same preset. It continues what was
+interrupted, on any number of processes that divides batch and minibatch.
+"""
+
+import argparse
+import contextlib
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from accelerate import Accelerator, cpu_offload
+
+from rlhf_helpers import data, loops, models, parallel, rollouts
+from rlhf_helpers.environment import quiet
+from rlhf_helpers.presets import load_preset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--updates", type=int, help="of the run; by default the preset's")
+    parser.add_argument("--stop-before", type=int, help="update at which to stop, as if it were interrupted")
+    arguments = parser.parse_args()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    # with "cpu:0", what accelerate calls the CPU, its own cpu_offload fails
+    device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
+    quiet()
+    with contextlib.redirect_stdout(None) if not accelerator.is_main_process else contextlib.nullcontext():
+        preset = load_preset()
+    if arguments.updates:
+        preset = replace(preset, ppo_updates=arguments.updates)
+    # an early stop would have to be agreed on by all processes
+    preset = replace(preset, device=str(device), ppo_max_update_kl=math.inf)
+
+    sft = str(preset.require("sft"))
+    tokenizer = data.load_tokenizer(sft)
+    policy = models.PolicyWithValueHead(sft).to(device)
+    # frozen, and needed once an update: their weights wait in the CPU's memory
+    reference = cpu_offload(models.freeze(models.load_lm(sft)), device)
+    reward_model = models.freeze(models.RewardModel.from_pretrained(preset.require("reward_model")))
+    reward_model = cpu_offload(reward_model, device)
+    rows = data.encode(
+        data.load_sentences(preset.dataset, seed=preset.seed)["test"]["sentence"], tokenizer, preset.max_tokens
+    )
+
+    def prompts_of(update: int, n: int = preset.ppo_batch) -> list[list[int]]:
+        """This process's share of the prompts: every n-th one."""
+        if update == arguments.stop_before:
+            sys.exit()
+        prompts = data.sample_prompts(rows, n, preset.ppo_prompt_tokens, preset.seed * 99991 + update)
+        return prompts[accelerator.process_index :: accelerator.num_processes]
+
+    def raw_score(batch: rollouts.Rollouts) -> torch.Tensor:
+        return reward_model(batch.input_ids, batch.attention_mask)
+
+    with torch.no_grad():  # the scale of notebook 3, the same on every process
+        generator = torch.Generator(device).manual_seed(preset.seed)
+        calibration = data.sample_prompts(rows, 512, preset.ppo_prompt_tokens, preset.seed + 1)
+        parts = [calibration[i : i + 128] for i in range(0, 512, 128)]
+        samples = [rollouts.sample_rollouts(policy, p, tokenizer, preset.ppo_new_tokens, generator) for p in parts]
+        raw = torch.cat([raw_score(batch) for batch in samples])
+    mean, deviation = raw.mean(), raw.std()
+
+    optimizer = torch.optim.Adam(policy.parameters(), lr=preset.ppo_lr, eps=1e-5)
+    run = parallel.ParallelRun(
+        accelerator, preset.folder("policy-parallel"), policy, optimizer,
+        steps=preset.ppo_updates, seed=preset.seed, settings=preset.settings("policy"),
+    )  # fmt: skip
+    loops.align(
+        run, preset, run.sampler, reference, lambda batch: (raw_score(batch) - mean) / deviation,
+        prompts_of, tokenizer, estimate=run.gather, outputs=run.outputs,
+    )  # fmt: skip
+    run.save_policy()
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(run.folder)
+
+
+if __name__ == "__main__":
+    main()

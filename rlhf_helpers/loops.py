@@ -1,0 +1,71 @@
+"""The loops of notebooks 1 and 3 as functions: a notebook in beyond/ changes their data and loss."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
+from rlhf_helpers.presets import Preset
+from rlhf_helpers.rollouts import Rollouts, sample_rollouts
+from rlhf_helpers.training import Run, autocast
+
+
+def fit(
+    run: Run,
+    preset: Preset,
+    batches: Sequence,
+    loss_of: Callable[[Any], tuple[torch.Tensor, dict[str, float]]],
+    validate: Callable[[], dict[str, float]] = dict,
+) -> None:
+    """Notebook 1's loop: one step of `run` a batch.
+
+    `loss_of(batch)` gives the loss, a scalar, and statistics to log beside it. What `validate()`
+    gives is logged before each checkpoint; what it leaves in `run.state` is saved with it.
+    """
+    for step in run:
+        run.model.train()
+        with autocast(preset):
+            loss, stats = loss_of(batches[step])
+        run.step(loss)
+        run.log(loss=loss, **stats)
+        if (step + 1) % run.every == 0:
+            run.log(**validate())
+    run.model.eval()
+
+
+def align(
+    run: Run,
+    preset: Preset,
+    policy: nn.Module,
+    reference: nn.Module,
+    reward: Callable[[Rollouts], torch.Tensor],
+    prompts_of: Callable[[int], list[list[int]]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    estimate: Callable[[Experience], Experience] = lambda experience: experience,
+    **settings,
+) -> None:
+    """Notebook 3's loop: each update samples responses of `policy`, scores them and learns.
+
+    `prompts_of(update)` gives token ids of the prompts; `reward` scores rollouts, (B,). `estimate`
+    may put other advantages in place of GAE's. `settings` go to `ppo_update`: `value_coef` 0, say,
+    which leaves the value head alone.
+    """
+    for update in run:
+        beta = run.state.setdefault("beta", preset.ppo_beta)
+        with autocast(preset):
+            batch = sample_rollouts(policy, prompts_of(update), tokenizer, preset.ppo_new_tokens)
+            experience = collect_experience(
+                policy, reference, reward, batch,
+                beta=beta, no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
+            )  # fmt: skip
+            stats = ppo_update(
+                policy, estimate(experience), run.step, epochs=preset.ppo_epochs, minibatch=preset.ppo_minibatch,
+                max_kl=preset.ppo_max_update_kl, **settings,
+            )  # fmt: skip
+        run.log(**experience_stats(experience), beta=beta, **stats)
+        if preset.ppo_target_kl:
+            run.state["beta"] = adapt_beta(beta, run.row["kl_k1"], preset.ppo_target_kl)

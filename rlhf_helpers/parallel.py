@@ -1,0 +1,94 @@
+"""PPO on several processes, on accelerate: who samples what, and who learns from what.
+
+Each process samples and scores its share of the prompts. Then all of them hold the whole batch of
+experience, so that whitening and the order of the minibatches are those of one process, and each
+computes its share of every minibatch. DDP or FSDP average the gradients.
+"""
+
+import copy
+from dataclasses import fields, replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from rlhf_helpers.ppo import Experience
+from rlhf_helpers.rollouts import Rollouts, response_outputs
+from rlhf_helpers.training import Run, whole
+
+
+class ResponseOutputs(nn.Module):
+    """`response_outputs` of a policy as a forward pass: DDP and FSDP act when what they wrap is called."""
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, rollouts: Rollouts):
+        return response_outputs(self.policy, rollouts)
+
+
+class ParallelRun(Run):
+    """A `Run` that several processes step together; one of them writes and reports.
+
+    Its checkpoints are those of `Run`: what two processes saved, one continues, and the other way round.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder, policy: nn.Module, optimizer, **settings):
+        self.accelerator = accelerator
+        sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.sampler = copy.deepcopy(policy) if sharded else policy  # whole, so that each process samples alone
+        self.wrapped, optimizer = accelerator.prepare(ResponseOutputs(policy), optimizer)
+        super().__init__(folder, policy, optimizer, main=accelerator.is_main_process, **settings)
+
+    def __iter__(self):
+        for step in super().__iter__():
+            self._refresh_sampler()
+            torch.manual_seed(self._seed(step) * self.accelerator.num_processes + self.accelerator.process_index)
+            yield step
+
+    def outputs(self, policy: nn.Module, minibatch: Rollouts):
+        """What `response_outputs` gives, for this process's share of the rows: every n-th one.
+
+        Raises ValueError if the rows can't be shared out evenly: a process would be left waiting.
+        """
+        n = self.accelerator.num_processes
+        if len(minibatch) % n:
+            raise ValueError(f"a minibatch of {len(minibatch)} rows can't be shared by {n} processes")
+        rows = torch.arange(self.accelerator.process_index, len(minibatch), n, device=minibatch.response_ids.device)
+        mine = minibatch[rows]
+        self.weight = n * mine.response_mask.sum() / minibatch.response_mask.sum()
+        logits, values, (row, column) = self.wrapped(mine)
+        return logits, values, (rows[row], column)
+
+    def step(self, loss: torch.Tensor) -> float:
+        """`loss` is a mean over this process's tokens; weighted, the mean of all is that over all tokens."""
+        return super().step(loss * self.weight)
+
+    def gather(self, e: Experience) -> Experience:
+        """The experience of all processes, in the order of their ranks; from here on one order for all."""
+        torch.manual_seed(self._seed(self.row["step"]))
+        parts = {field.name: self._gather(getattr(e, field.name)) for field in fields(e) if field.name != "rollouts"}
+        rollouts = {
+            field.name: self._gather(getattr(e.rollouts, field.name), left=field.name.startswith("prompt"))
+            for field in fields(e.rollouts)
+        }
+        return replace(e, rollouts=Rollouts(**rollouts), **parts)
+
+    def _gather(self, x: torch.Tensor, left: bool = False) -> torch.Tensor:
+        if x.ndim > 1:  # their longest prompts and responses may differ
+            x = self.accelerator.pad_across_processes(x, dim=1, pad_first=left)
+        return self.accelerator.gather(x.contiguous())
+
+    def save_policy(self) -> None:
+        """The policy as transformers saves it, written by the main process."""
+        self._refresh_sampler()
+        if self.main:
+            self.sampler.save_pretrained(self.folder)
+
+    @torch.no_grad()
+    def _refresh_sampler(self) -> None:
+        if self.sampler is not self.model:
+            for copied, p in zip(self.sampler.parameters(), self.model.parameters()):
+                copied.copy_(whole(p))

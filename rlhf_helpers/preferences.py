@@ -1,0 +1,156 @@
+"""Learning from preferences: pairs in one form, responses that were given, DPO, K-way ranking and RLOO.
+
+A preference is a prompt and two responses, the first preferred. Sources: Bradley & Terry (1952), DPO
+(arXiv 2305.18290), InstructGPT (2203.02155, equation 1), RLOO (2402.14740).
+"""
+
+from dataclasses import replace
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import logsigmoid
+
+from rlhf_helpers.data import pad
+from rlhf_helpers.ppo import Experience
+from rlhf_helpers.rollouts import Rollouts
+
+ASSISTANT = "\n\nAssistant:"  # HH-RLHF's mark of the assistant's turn
+
+
+def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id: int, device: str = "cpu") -> Rollouts:
+    """Rollouts of responses that somebody wrote, as token ids; `response_logprob` then scores them.
+
+    Their log-probabilities at sampling are unknown and 0, and every response counts as ended: end it
+    with end-of-text. Raises ValueError if a prompt or a response is empty.
+    """
+    for name, rows in (("prompt", prompts), ("response", responses)):
+        if not all(rows):
+            raise ValueError(f"{name} {next(i for i, row in enumerate(rows) if not row)} is empty")
+    prompt_ids, prompt_mask = pad(prompts, pad_id, side="left")
+    response_ids, response_mask = pad(responses, pad_id)
+    ended = torch.ones(len(prompts), dtype=torch.bool)
+    parts = (prompt_ids, prompt_mask, response_ids, response_mask, torch.zeros(response_ids.shape), ended)
+    return Rollouts(*(part.to(device) for part in parts))
+
+
+def dpo_loss(
+    chosen: torch.Tensor, rejected: torch.Tensor, ref_chosen: torch.Tensor, ref_rejected: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of direct preference optimisation, a scalar, and its statistics.
+
+        implicit reward = beta (log pi(response) - log pi_ref(response))
+        loss            = -mean log sigmoid(implicit reward of chosen - of rejected)
+
+    Each tensor is (B,): the log-probability of a whole response. Statistics: `accuracy` (how often the
+    chosen one has the larger implicit reward), `margin` and `chosen_reward` (means, in units of the
+    reward). Source: arXiv 2305.18290, equation 7.
+    """
+    chosen_reward, rejected_reward = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
+    margin = chosen_reward - rejected_reward
+    stats = {"accuracy": (margin > 0).float(), "margin": margin, "chosen_reward": chosen_reward}
+    return -logsigmoid(margin).mean(), {name: x.mean().item() for name, x in stats.items()}
+
+
+def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
+    """Bradley-Terry over all pairs of K ranked responses, a scalar; `scores` is (B, K), best first.
+
+    -mean over rows and pairs i < j of log sigmoid(r_i - r_j); with K = 2 the pairwise loss. Source:
+    InstructGPT, equation 1.
+    """
+    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
+    return -logsigmoid(scores[:, better] - scores[:, worse]).mean()
+
+
+def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
+    """The reward of each response less the mean of the k - 1 others to its prompt, (B,).
+
+    Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3. Raises
+    ValueError if B is no multiple of k, or k < 2.
+    """
+    if k < 2 or len(rewards) % k:
+        raise ValueError(f"{len(rewards)} responses are not groups of {k}, or there are no others to compare with")
+    groups = rewards.view(-1, k)
+    return (groups - (groups.sum(1, keepdim=True) - groups) / (k - 1)).flatten()
+
+
+def rloo(experience: Experience, k: int) -> Experience:
+    """`experience` with RLOO's advantages: one a response, the same at each of its tokens.
+
+    The reward of a response is its score less beta times its KL, the sum of `experience.rewards`.
+    """
+    advantages = rloo_advantages(experience.rewards.sum(1), k)
+    return replace(experience, advantages=advantages[:, None] * experience.rollouts.response_mask)
+
+
+def to_preferences(rows: Dataset, where: str = "the data set") -> Dataset:
+    """A preference data set in one form: columns `prompt`, `chosen` and `rejected`, all text.
+
+    Understands that form; Anthropic's HH-RLHF (two dialogues, alike up to the last answer); SHP
+    (`history`, `human_ref_A`, `human_ref_B`, `labels`); OpenAI's TL;DR comparisons (`info`,
+    `summaries`, `choice`); and summaries judged against a reference (`query`,
+    `postprocessed_response`, `reference_responses`, `preferred`). Rows that hold no preference are
+    left out, and how many is printed. Raises ValueError, naming the columns, for anything else, and
+    if no row is left.
+    """
+    columns = rows.column_names
+    for needed, pair in FORMS.items():
+        if set(needed) <= set(columns):
+            break
+    else:
+        known = "; ".join(", ".join(needed) for needed in FORMS)
+        raise ValueError(f"{where} has columns {columns}; a preference data set has one of these sets: {known}")
+    pairs = rows.map(pair, remove_columns=columns).filter(lambda row: _is_preference(**row))
+    if len(pairs) < len(rows):
+        print(f"{where}: {len(rows) - len(pairs)} of {len(rows)} rows hold no preference and are left out")
+    if not len(pairs):
+        raise ValueError(f"{where}: no row holds a preference")
+    return pairs
+
+
+def _pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _given(row: dict) -> dict[str, str]:
+    return _pair(row["prompt"], row["chosen"], row["rejected"])
+
+
+def _dialogues(row: dict) -> dict[str, str]:
+    """HH-RLHF: the prompt is everything up to the last "Assistant:", and must be the same in both."""
+    head, turn, answer = (row["chosen"] or "").rpartition(ASSISTANT)
+    prompt, other = head + turn, row["rejected"] or ""
+    return _pair(prompt, answer, other.removeprefix(prompt) if prompt and other.startswith(prompt) else "")
+
+
+def _answers(row: dict) -> dict[str, str]:
+    """SHP: label 1 says that A is preferred."""
+    a, b = row["human_ref_A"], row["human_ref_B"]
+    return _pair(row["history"], *((a, b) if row["labels"] == 1 else (b, a)))
+
+
+def _summaries(row: dict) -> dict[str, str]:
+    """OpenAI's comparisons: a Reddit post in the form of Stiennon et al. (arXiv 2009.01325, appendix)."""
+    post, texts, choice = row["info"], [summary["text"] for summary in row["summaries"]], row["choice"]
+    prompt = f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}\n\nTL;DR:"
+    return _pair(prompt, texts[choice], texts[1 - choice])
+
+
+def _judged(row: dict) -> dict[str, str]:
+    """A summary and a reference, `preferred` one of "ours", "reference" and nothing."""
+    ours, reference = row["postprocessed_response"], row["reference_responses"]
+    if row["preferred"] not in ("ours", "reference"):
+        return _pair(row["query"], "", "")
+    return _pair(row["query"], *((ours, reference) if row["preferred"] == "ours" else (reference, ours)))
+
+
+def _is_preference(prompt: str, chosen: str, rejected: str) -> bool:
+    return all(x and x.strip() for x in (prompt, chosen, rejected)) and chosen.strip() != rejected.strip()
+
+
+FORMS = {  # columns -> how to read a row
+    ("prompt", "chosen", "rejected"): _given,
+    ("chosen", "rejected"): _dialogues,
+    ("history", "human_ref_A", "human_ref_B", "labels"): _answers,
+    ("info", "summaries", "choice"): _summaries,
+    ("query", "postprocessed_response", "reference_responses", "preferred"): _judged,
+}

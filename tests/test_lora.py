@@ -1,0 +1,85 @@
+"""LoRA through peft: the adapter off is the base, heads stay trainable and are saved with it."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from rlhf_helpers import ppo
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze, load_lm
+from rlhf_helpers.rollouts import response_outputs, sample_rollouts
+
+peft = pytest.importorskip("peft", reason="peft is not installed: pip install -e .[beyond]")
+
+
+def adapter(**kwargs):
+    return peft.LoraConfig(r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True, **kwargs)
+
+
+@pytest.fixture
+def saved(lm, tmp_path):
+    lm.save_pretrained(tmp_path / "base")
+    return load_lm(str(tmp_path / "base"))
+
+
+def logits_of(lm, prompts, tokenizer):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return response_outputs(lm, sample_rollouts(lm, prompts, tokenizer, 5))[0]
+
+
+def test_a_ppo_step_trains_adapter_and_value_head_only(saved, tokenizer, prompts, tmp_path):
+    base = copy.deepcopy(saved)
+    saved.add_adapter(adapter())
+    policy, reference = PolicyWithValueHead(saved), freeze(copy.deepcopy(base))
+    disable_dropout(base), disable_dropout(reference)
+    rollouts = sample_rollouts(policy, prompts, tokenizer, 6)
+    e = ppo.collect_experience(
+        policy, reference, lambda r: torch.arange(len(r)).float(), rollouts,
+        beta=0.1, no_eos_score=-1.0, rows_at_once=4,
+    )  # fmt: skip
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
+
+    def step(loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return 0.0
+
+    ppo.ppo_update(policy, e, step, epochs=2, minibatch=5, max_kl=1e9)
+    changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    assert {"value_head.weight", "value_head.bias"} < changed
+    assert all("lora" in name or "value_head" in name for name in changed)
+
+    with_adapter = logits_of(saved, prompts[:2], tokenizer)
+    saved.disable_adapters()
+    assert torch.allclose(logits_of(saved, prompts, tokenizer), logits_of(base, prompts, tokenizer), atol=1e-5)
+    saved.enable_adapters()
+
+    policy.save_pretrained(tmp_path / "policy")
+    again = PolicyWithValueHead.from_pretrained(tmp_path / "policy")
+    assert torch.equal(again.value_head.weight, policy.value_head.weight)
+    assert torch.allclose(logits_of(again.lm, prompts[:2], tokenizer), with_adapter, atol=1e-5)
+    assert not list((tmp_path / "policy").glob("*.bin")) and not list((tmp_path / "policy").glob("*.pt"))
+
+
+def test_a_reward_models_head_is_trained_and_saved_with_its_adapter(saved, tmp_path):
+    model = RewardModel(saved)
+    model.model.add_adapter(adapter(modules_to_save=["score"]))
+    ids, labels = torch.randint(1, 19, (6, 5)), torch.tensor([0.0, 1.0] * 3)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(3):
+        loss = binary_cross_entropy_with_logits(model(ids, torch.ones_like(ids)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        scores = model(ids, torch.ones_like(ids))
+    assert scores.abs().max() > 0, "the head was not trained"
+    model.save_pretrained(tmp_path / "rm")
+    with torch.no_grad():
+        assert torch.allclose(
+            RewardModel.from_pretrained(tmp_path / "rm")(ids, torch.ones_like(ids)), scores, atol=1e-5
+        )

@@ -1,0 +1,183 @@
+"""Pairs in one form, DPO against TRL's, rankings and RLOO against their equations."""
+
+import gzip
+import json
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import logsigmoid
+
+from rlhf_helpers import ppo, preferences
+from rlhf_helpers.evaluation import response_logprob
+from rlhf_helpers.rollouts import sample_rollouts
+from rlhf_helpers.tiny import dialogues, posts
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def test_given_responses_are_laid_out_as_sampled_ones(lm, tokenizer, prompts):
+    sampled = sample_rollouts(lm, prompts, tokenizer, 6)
+    written = [ids[m == 1].tolist() for ids, m in zip(sampled.response_ids, sampled.response_mask)]
+    laid_out = preferences.given_responses(prompts, written, tokenizer.pad_token_id)
+    assert torch.equal(laid_out.input_ids, sampled.input_ids)
+    assert torch.equal(laid_out.attention_mask, sampled.attention_mask)
+    assert torch.allclose(response_logprob(lm, laid_out), sampled.logprobs.sum(1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "prompts, responses, match", [([[1], []], [[2], [2]], "prompt 1"), ([[1]], [[]], "response 0")]
+)
+def test_an_empty_prompt_or_response_is_named(prompts, responses, match):
+    with pytest.raises(ValueError, match=match):
+        preferences.given_responses(prompts, responses, 0)
+
+
+def test_dpo_loss_equals_trls(lm, tokenizer, tmp_path):
+    """The whole of TRL's loss on a batch, from token ids on, against ours on the same."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    prompts, chosen, rejected = [[1, 2], [3, 4, 6]], [[5, 9, 0], [8, 0]], [[7, 0], [9, 9, 3, 0]]
+    reference = type(lm)(lm.config).eval()
+    arguments = trl.DPOConfig(output_dir=str(tmp_path), beta=0.3, report_to=[], use_cpu=True, bf16=False)
+    rows = Dataset.from_list([{"prompt": "the", "chosen": " film", "rejected": " plot"}] * 2)
+    trainer = trl.DPOTrainer(lm, reference, arguments, train_dataset=rows, processing_class=tokenizer)
+    lm.eval()
+
+    width = max(len(p) + len(r) for p, r in zip(prompts * 2, chosen + rejected))
+    batch = {
+        name: torch.zeros(4, width, dtype=torch.long) for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for i, (p, r) in enumerate(zip(prompts * 2, chosen + rejected)):
+        batch["input_ids"][i, : len(p + r)] = torch.tensor(p + r)
+        batch["attention_mask"][i, : len(p + r)] = 1
+        batch["completion_mask"][i, len(p) : len(p + r)] = 1
+    expected = trainer._compute_loss(trainer.model, batch, return_outputs=False)
+
+    sides = [preferences.given_responses(prompts, side, 0) for side in (chosen, rejected)]
+    logprobs = [response_logprob(model, side) for model in (lm, reference) for side in sides]
+    loss, _ = preferences.dpo_loss(*logprobs, beta=0.3)
+    assert torch.isclose(loss, expected, atol=1e-5)
+
+
+scores = st.lists(st.floats(-5, 5), min_size=2, max_size=6)
+
+
+@given(scores)
+def test_ranking_loss_is_the_mean_over_pairs(r):
+    r = torch.tensor(r)
+    pairs = [-logsigmoid(r[i] - r[j]) for i, j in combinations(range(len(r)), 2)]
+    assert torch.isclose(preferences.ranking_loss(r[None]), sum(pairs) / len(pairs), atol=1e-5)
+
+
+@given(scores)
+def test_rloo_leaves_one_out(r):
+    expected = [x - (sum(r) - x) / (len(r) - 1) for x in r]
+    two_prompts = torch.tensor(r + [10 * x for x in r])
+    advantages = preferences.rloo_advantages(two_prompts, len(r))
+    assert torch.allclose(advantages, torch.tensor(expected + [10 * x for x in expected]), atol=1e-3)
+
+
+@pytest.mark.parametrize("n, k", [(6, 4), (4, 1), (3, 0)])
+def test_rloo_needs_whole_groups(n, k):
+    with pytest.raises(ValueError, match="groups"):
+        preferences.rloo_advantages(torch.zeros(n), k)
+
+
+def test_rloo_leaves_the_value_head_alone(lm, tokenizer, prompts):
+    from test_ppo import collected, step_of
+
+    policy, e = collected(lm, tokenizer, [prompt for prompt in prompts for _ in "ab"])
+    e = preferences.rloo(e, k=2)
+    assert torch.allclose(e.advantages[::2, 0], -e.advantages[1::2, 0], atol=1e-5), "two responses, one advantage"
+    weights = policy.value_head.weight.clone(), policy.lm.transformer.wte.weight.clone()
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    ppo.ppo_update(policy, e, step_of(optimizer), epochs=1, minibatch=4, max_kl=1e9, value_coef=0.0)
+    assert torch.equal(policy.value_head.weight, weights[0])
+    assert not torch.equal(policy.lm.transformer.wte.weight, weights[1])
+
+
+HUMAN = "\n\nHuman: which film ?\n\nAssistant:"
+POST = {"subreddit": "films", "title": "t", "post": "p"}
+FORMS = {
+    "plain": {"prompt": "x", "chosen": "a", "rejected": "b"},
+    "hh": {"chosen": HUMAN + " a", "rejected": HUMAN + " b"},
+    "shp": {"history": "x", "human_ref_A": "b", "human_ref_B": "a", "labels": 0},
+    "tldr": {"info": POST, "summaries": [{"text": "b"}, {"text": "a"}], "choice": 1},
+    "judged": {"query": "x", "postprocessed_response": "b", "reference_responses": "a", "preferred": "reference"},
+}
+
+
+@pytest.mark.parametrize("row", FORMS.values(), ids=FORMS)
+def test_every_form_becomes_one(row):
+    (pair,) = preferences.to_preferences(Dataset.from_list([row]))
+    assert (pair["chosen"].strip(), pair["rejected"].strip()) == ("a", "b")
+    assert pair["prompt"] in ("x", HUMAN, "SUBREDDIT: r/films\n\nTITLE: t\n\nPOST: p\n\nTL;DR:")
+
+
+BROKEN = [
+    {"prompt": "", "chosen": "a", "rejected": "b"},
+    {"prompt": "x", "chosen": "a", "rejected": " a "},
+    {"prompt": "x", "chosen": None, "rejected": "b"},
+]
+
+
+def test_rows_without_a_preference_are_left_out(capsys):
+    (pair,) = preferences.to_preferences(Dataset.from_list([FORMS["plain"], *BROKEN]), "mine")
+    assert pair["prompt"] == "x"
+    assert "mine: 3 of 4 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "rows, match",
+    [
+        ([{"text": "x"}], "columns"),
+        ([{"chosen": HUMAN + " a", "rejected": "\n\nHuman: another ?\n\nAssistant: b"}], "no row"),
+        ([{"chosen": "no dialogue", "rejected": "nor this"}], "no row"),
+    ],
+)
+def test_what_is_no_preference_data_is_refused(rows, match):
+    with pytest.raises(ValueError, match=match):
+        preferences.to_preferences(Dataset.from_list(rows))
+
+
+@pytest.mark.skipif(not (DATA / "hh-rlhf").exists(), reason="the real HH-RLHF is not here")
+def test_the_real_hh_rlhf_loads():
+    path = DATA / "hh-rlhf" / "harmless-base-test.jsonl.gz"
+    pairs = preferences.to_preferences(load_dataset("json", data_files=str(path), split="train"))
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    assert 0.98 * len(rows) < len(pairs) <= len(rows)
+    chosen = {row["chosen"] for row in rows}
+    assert all(pair["prompt"] + pair["chosen"] in chosen for pair in pairs)
+
+
+@pytest.mark.skipif(not (DATA / "tldr").exists(), reason="the real TL;DR is not here")
+def test_the_real_judged_summaries_load(capsys):
+    path = DATA / "tldr" / "summaries-judged.csv.gz"
+    rows = load_dataset("csv", data_files=str(path), split="train")
+    pairs = preferences.to_preferences(rows, "TL;DR")
+    assert 900 <= len(pairs) <= 1000 and "hold no preference" in capsys.readouterr().out
+    references = {row["query"]: row for row in rows if row["preferred"] == "reference"}
+    for pair in pairs:
+        row = references.get(pair["prompt"])
+        assert row is None or pair["chosen"] in (row["reference_responses"], row["postprocessed_response"])
+    assert all(prompt.endswith("TL;DR:") for prompt in pairs["prompt"])
+
+
+def test_made_up_dialogues_are_in_hhs_form_and_rightly_ranked():
+    pairs = preferences.to_preferences(dialogues.dialogues(300))
+    assert len(pairs) == 300 and len(set(pairs["prompt"])) > 150
+    for pair in pairs:
+        better, worse = (dialogues.quality(pair["prompt"], pair[side]) for side in ("chosen", "rejected"))
+        assert better > worse, pair
+
+
+def test_made_up_summaries_are_rightly_ranked():
+    for pair in posts.comparisons(300):
+        better, worse = (posts.facts_kept(pair["prompt"], pair[side]) for side in ("chosen", "rejected"))
+        longer = len(pair["rejected"].split()) > len(pair["chosen"].split())
+        assert better == 1 and (worse < 1 or longer), pair
