@@ -190,8 +190,6 @@ def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(lm, t
     policy, e = collected(lm, tokenizer, prompts)
     policy.train()  # dropout must stay off even so
     seen, losses = [], []
-    original = ppo.response_outputs
-    ppo.response_outputs = lambda model, some: seen.append(len(some)) or original(model, some)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
 
     learn = step_of(optimizer)
@@ -200,10 +198,11 @@ def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(lm, t
         losses.append(loss.item())
         return learn(loss)
 
-    try:
-        stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9)
-    finally:
-        ppo.response_outputs = original
+    def outputs(model, some):
+        seen.append(len(some))
+        return ppo.response_outputs(model, some)
+
+    stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9, outputs=outputs)
     assert seen == [2, 2, 1] * 2 and len(losses) == 6
     assert abs(stats["first_ratio_max"] - 1) < 1e-4
 
