@@ -67,8 +67,11 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def tables(runs: pd.DataFrame) -> str:
-    """The table of each machine under its name, and of what was not measured."""
-    parts = [f"{machine}:\n\n{table(some)}" for machine, some in runs.groupby("machine", sort=False)]
+    """The table of each machine under its name and versions, and of what was not measured."""
+    parts = []
+    for machine, some in runs.groupby("machine", sort=False):
+        versions = sorted({version for row in some["versions"] for version in row.split(", ")})
+        parts.append(f"{machine}; {', '.join(versions)}:\n\n{table(some)}")
     if not runs["machine"].str.contains("NVIDIA").any():
         parts.append("A GPU: not measured. Where there is one, `make bench` adds its rows.")
     return "\n\n".join(parts)
