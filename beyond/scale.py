@@ -1,6 +1,6 @@
 """Notebook 3's PPO on several processes, or GPUs: notebook beyond/4-Scaling explains it.
 
-    torchrun --standalone --nproc-per-node 2 beyond/scale.py                         # data parallel; two CPU processes will do
+    torchrun --standalone --nproc-per-node 2 beyond/scale.py      # data parallel; two CPU processes will do
     accelerate launch --config_file beyond/fsdp.yaml beyond/scale.py    # sharded over the GPUs, offloaded to the CPU
 
 Start it in the folder of notebooks 1 and 2, after them and with the same preset. It continues what was

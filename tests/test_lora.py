@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from test_ppo import step_of
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlhf_helpers import ppo
@@ -41,14 +42,7 @@ def test_a_ppo_step_trains_adapter_and_value_head_only(saved, tokenizer, prompts
     )  # fmt: skip
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=1.0)
-
-    def step(loss):
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return 0.0
-
-    ppo.ppo_update(policy, e, step, epochs=2, minibatch=5, max_kl=1e9)
+    ppo.ppo_update(policy, e, step_of(optimizer), epochs=2, minibatch=5, max_kl=1e9)
     changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert {"value_head.weight", "value_head.bias"} < changed
     assert all("lora" in name or "value_head" in name for name in changed)
@@ -70,11 +64,9 @@ def test_a_reward_models_head_is_trained_and_saved_with_its_adapter(saved, tmp_p
     model.model.add_adapter(adapter(modules_to_save=["score"]))
     ids, labels = torch.randint(1, 19, (6, 5)), torch.tensor([0.0, 1.0] * 3)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    step = step_of(optimizer)
     for _ in range(3):
-        loss = binary_cross_entropy_with_logits(model(ids, torch.ones_like(ids)), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        step(binary_cross_entropy_with_logits(model(ids, torch.ones_like(ids)), labels))
     with torch.no_grad():
         scores = model(ids, torch.ones_like(ids))
     assert scores.abs().max() > 0, "the head was not trained"
