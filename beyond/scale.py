@@ -58,16 +58,12 @@ def main() -> None:
         prompts = data.sample_prompts(rows, n, preset.ppo_prompt_tokens, preset.seed * 99991 + update)
         return prompts[accelerator.process_index :: accelerator.num_processes]
 
-    def raw_score(batch: rollouts.Rollouts) -> torch.Tensor:
-        return reward_model(batch.input_ids, batch.attention_mask)
-
-    with torch.no_grad():  # the scale of notebook 3, the same on every process
-        generator = torch.Generator(device).manual_seed(preset.seed)
-        calibration = data.sample_prompts(rows, 512, preset.ppo_prompt_tokens, preset.seed + 1)
-        parts = [calibration[i : i + 128] for i in range(0, 512, 128)]
-        samples = [rollouts.sample_rollouts(policy, p, tokenizer, preset.ppo_new_tokens, generator) for p in parts]
-        raw = torch.cat([raw_score(batch) for batch in samples])
-    mean, deviation = raw.mean(), raw.std()
+    # the scale of notebook 3, the same on every process
+    generator = torch.Generator(device).manual_seed(preset.seed)
+    calibration = data.sample_prompts(rows, 512, preset.ppo_prompt_tokens, preset.seed + 1)
+    parts = [calibration[i : i + 128] for i in range(0, 512, 128)]
+    samples = [rollouts.sample_rollouts(policy, p, tokenizer, preset.ppo_new_tokens, generator) for p in parts]
+    reward = loops.normalised(reward_model, samples)
 
     optimizer = torch.optim.Adam(policy.parameters(), lr=preset.ppo_lr, eps=1e-5)
     run = parallel.ParallelRun(
@@ -75,8 +71,8 @@ def main() -> None:
         steps=preset.ppo_updates, seed=preset.seed, settings=preset.settings("policy"),
     )  # fmt: skip
     loops.align(
-        run, preset, run.sampler, reference, lambda batch: (raw_score(batch) - mean) / deviation,
-        prompts_of, tokenizer, estimate=run.gather, outputs=run.outputs,
+        run, preset, run.sampler, reference, reward, prompts_of, tokenizer,
+        estimate=run.gather, outputs=run.outputs,
     )  # fmt: skip
     run.save_policy()
     if accelerator.is_main_process:

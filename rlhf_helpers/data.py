@@ -97,10 +97,12 @@ def whole_sentences(sentences: list[str]) -> list[str]:
     return whole
 
 
-def encode(sentences: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[list[int]]:
-    """Token ids of each sentence with end-of-text appended; a longer one is cut to `max_tokens`."""
-    ids = tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
-    return [(row + [tokenizer.eos_token_id])[:max_tokens] for row in ids]
+def encode(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None, *, end: bool = True
+) -> list[list[int]]:
+    """Token ids of each text, with end-of-text appended unless `end` is False; cut to `max_tokens`."""
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [(row + [tokenizer.eos_token_id] * end)[:max_tokens] for row in ids]
 
 
 def decode(rows: list[list[int]] | torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -1,6 +1,7 @@
 """The loops of notebooks 1 and 3 as functions: a notebook in beyond/ changes their data and loss."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,17 @@ from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experie
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 from rlhf_helpers.training import Run, autocast
+
+
+def new_run(folder: Path, model: nn.Module, preset: Preset, stage: str, *, steps: int, lr: float, **settings) -> Run:
+    """A `Run` with Adam on the weights of `model` that are to be trained.
+
+    Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=lr, eps=1e-5, fused=True)
+    settings = preset.settings(stage) | {"lr": lr} | settings
+    return Run(folder, model, optimizer, steps=steps, seed=preset.seed, settings=settings)
 
 
 def fit(
@@ -34,6 +46,23 @@ def fit(
         if (step + 1) % run.every == 0:
             run.log(**validate())
     run.model.eval()
+
+
+def normalised(reward_model: nn.Module, samples: Sequence[Rollouts]) -> Callable[[Rollouts], torch.Tensor]:
+    """The reward of rollouts, (B,), with mean 0 and deviation 1 over `samples`, the SFT policy's.
+
+    Raises ValueError if the reward model gives all of them the same score.
+    """
+
+    @torch.no_grad()
+    def score(batch: Rollouts) -> torch.Tensor:
+        return reward_model(batch.input_ids, batch.attention_mask)
+
+    raw = torch.cat([score(batch) for batch in samples])
+    mean, deviation = raw.mean(), raw.std()
+    if not deviation > 1e-3:
+        raise ValueError(f"the reward model scores {len(raw)} samples all alike, or not at all (deviation {deviation})")
+    return lambda batch: (score(batch) - mean) / deviation
 
 
 def align(

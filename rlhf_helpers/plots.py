@@ -190,7 +190,7 @@ def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
     )
     measured = metrics.dropna(subset=[validation])
     axes.plot(measured["step"], measured[validation], color=ORANGE, ls="--", marker="o", ms=4, label="validation")
-    axes.set(xlabel="step", ylabel="loss, nats a token")
+    axes.set(xlabel="step", ylabel="loss, nats")
     axes.legend()
     return figure
 

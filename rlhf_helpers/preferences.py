@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import torch
 from datasets import Dataset
+from torch import nn
 from torch.nn.functional import logsigmoid
 
 from rlhf_helpers.data import pad
-from rlhf_helpers.ppo import Experience
-from rlhf_helpers.rollouts import Rollouts
+from rlhf_helpers.ppo import Experience, token_logprobs
+from rlhf_helpers.rollouts import Rollouts, response_outputs
 
 ASSISTANT = "\n\nAssistant:"  # HH-RLHF's mark of the assistant's turn
 
@@ -31,6 +32,12 @@ def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id
     ended = torch.ones(len(prompts), dtype=torch.bool)
     parts = (prompt_ids, prompt_mask, response_ids, response_mask, torch.zeros(response_ids.shape), ended)
     return Rollouts(*(part.to(device) for part in parts))
+
+
+def response_loss(lm: nn.Module, rollouts: Rollouts) -> torch.Tensor:
+    """The language-model loss on the responses only, a scalar: nats a response token."""
+    logits, _, where = response_outputs(lm, rollouts)
+    return -token_logprobs(logits, rollouts.response_ids[where]).mean()
 
 
 def dpo_loss(

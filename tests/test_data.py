@@ -93,6 +93,7 @@ def test_each_row_has_one_supervised_end(tokenizer):
     assert (labels == tokenizer.eos_token_id).sum(1).tolist() == [1, 1]
     assert ((labels == -100) == (mask == 0)).all()
     assert data.encode(["the film is good"], tokenizer, 3) == [rows[0][:3]]
+    assert data.encode(["the film is good"], tokenizer, end=False) == [rows[0][:-1]]
 
 
 def test_pad_on_both_sides():

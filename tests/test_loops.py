@@ -90,3 +90,19 @@ def test_align_takes_the_steps_of_notebook_3(lm, tokenizer, preset, prompts, tmp
     assert same(policy, by_hand) and not same(policy, start)
     shared = [c for c in ours.metrics if c != "seconds"]
     assert "beta" in shared and ours.metrics[shared].equals(theirs.metrics[shared])
+
+
+def test_normalised_is_the_reward_of_notebook_3(lm, tokenizer, preset, prompts):
+    reward_model = freeze(RewardModel(copy.deepcopy(lm)))
+    torch.nn.init.normal_(reward_model.model.score.weight)
+    names = {
+        "torch": torch, "preset": preset, "data": data, "rollouts": rollouts, "tokenizer": tokenizer,
+        "reference": lm, "reward_model": reward_model, "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
+    }  # fmt: skip
+    exec(notebook_cell("policy", r"mean, deviation = raw"), names)
+    reward = loops.normalised(reward_model, names["parts"])
+    assert torch.equal(reward(names["parts"][0]), names["reward"](names["parts"][0]))
+    scored = torch.cat([reward(part) for part in names["parts"]])
+    assert scored.mean().abs() < 1e-5 and (scored.std() - 1).abs() < 1e-5
+    with pytest.raises(ValueError, match="all alike"):
+        loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), names["parts"])

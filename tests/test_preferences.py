@@ -37,6 +37,16 @@ def test_an_empty_prompt_or_response_is_named(prompts, responses, match):
         preferences.given_responses(prompts, responses, 0)
 
 
+def test_response_loss_equals_transformers_own(lm):
+    prompts, responses = [[1, 2], [3, 4, 6]], [[5, 9, 8, 0], [8, 0]]
+    expected = sum(  # row by row, without padding; the labels of the prompt are masked
+        lm(input_ids=torch.tensor([p + r]), labels=torch.tensor([[-100] * len(p) + r])).loss * len(r)
+        for p, r in zip(prompts, responses)
+    ) / sum(map(len, responses))
+    ours = preferences.response_loss(lm, preferences.given_responses(prompts, responses, pad_id=0))
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
 def test_dpo_loss_equals_trls(lm, tokenizer, tmp_path):
     """The whole of TRL's loss on a batch, from token ids on, against ours on the same."""
     trl = pytest.importorskip("trl", reason="TRL is not installed")
