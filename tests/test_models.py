@@ -1,8 +1,11 @@
 """models.py and rollouts.py: padding, positions, heads, saving."""
 
+import importlib.util
 import math
 import pickle
-from unittest.mock import patch
+import sys
+from importlib.machinery import ModuleSpec
+from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
@@ -243,3 +246,20 @@ def test_other_families_pass_every_step(model, tokenizer, prompts, tmp_path):
     )  # fmt: skip
     stats = ppo.ppo_update(policy, e, lambda loss: loss.backward() or 0.0, epochs=1, minibatch=3, max_kl=1.0)
     assert abs(stats["first_ratio_max"] - 1) < 1e-4
+
+
+def test_openrlhf_loads_the_reward_model(reward_model, tokenizer, tmp_path, monkeypatch):
+    """By OpenRLHF's own function, which on a CPU needs none of its own dependencies but their names."""
+    if importlib.util.find_spec("openrlhf") is None:
+        pytest.skip("OpenRLHF is not installed: pip install --no-deps openrlhf")
+    names = "flash_attn flash_attn.bert_padding flash_attn.utils flash_attn.utils.distributed deepspeed pylatexenc"
+    for name in names.split():
+        monkeypatch.setitem(sys.modules, name, MagicMock(__spec__=ModuleSpec(name, None), __path__=[]))
+    from openrlhf.models.model import get_llm_for_sequence_regression
+
+    monkeypatch.setattr("openrlhf.utils.utils.convert_to_torch_dtype", lambda name: torch.float32)
+    reward_model.save_pretrained(tmp_path, tokenizer)
+    theirs = get_llm_for_sequence_regression(str(tmp_path), "reward", attn_implementation="sdpa").eval()
+    ids, mask = pad([[3, 4, 5, 0], [6, 0], [7, 8, 0]], pad_id=0)
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids, mask), reward_model(ids, mask), atol=1e-5)
