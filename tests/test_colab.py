@@ -83,8 +83,8 @@ def link(distribution: metadata.Distribution, site: Path, version: str | None) -
     """The distribution's files, hard-linked into `site`; its records say `version`, if one is given."""
     old = f"-{distribution.version}.dist-info"
     for file in distribution.files or []:
-        if file.parts[0] == ".." or not file.locate().exists():
-            continue  # a command, which the cells don't need
+        if {"..", "include", "tests"} & set(file.parts) or not file.locate().exists():
+            continue  # commands, C headers and tests: half of all files, and no cell needs them
         target = site / (str(file).replace(old, f"-{version}.dist-info") if version else file)
         target.parent.mkdir(parents=True, exist_ok=True)
         if version and file.name in ("METADATA", "RECORD") and file.parent.name.endswith(old):
