@@ -6,10 +6,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import nbformat
 import pytest
+
+from rlhf_helpers.__main__ import execute
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *ROOT.glob("beyond/*.ipynb")])
@@ -103,6 +105,34 @@ def test_notebook_is_spelled(path):
     command = [sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_has_its_row(path):
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+    link = f"]({quote(path.relative_to(ROOT).as_posix())})"
+    assert any(link in row for row in rows), f"no row of the README's tables begins with [its title{link}"
+
+
+def test_a_new_notebook_passes(tmp_path, monkeypatch):
+    """What tools/new_notebook.py writes runs as it is; README and links are left to its author."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import new_notebook
+
+    (tmp_path / "beyond").mkdir()
+    shutil.copy(NOTEBOOKS[-1], tmp_path / "beyond")
+    path = new_notebook.write("9-Length", tmp_path)
+    with pytest.raises(ValueError, match="is there already"):
+        new_notebook.write("9-Length", tmp_path)
+    with pytest.raises(ValueError, match="no number and name"):
+        new_notebook.write("Length", tmp_path)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RLHF_PRESET", "tiny")
+    execute(path, tmp_path / "out.ipynb")
+    (tmp_path / "README.md").touch()
+    assert not broken(path)
+    checked = subprocess.run([sys.executable, "-m", "ruff", "check", path], cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 def carry(root: Path) -> subprocess.CompletedProcess:
