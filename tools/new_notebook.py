@@ -47,7 +47,7 @@ RECAP = """## Recap
 **Pitfalls.** What goes wrong most often, and how it looks.
 
 ## Exercises
-1. *(easy, 5 min)* A question that one changed line answers. <details><summary>solution</summary>In a sentence.</details>
+1. *(easy, 5 min)* A question that one line answers. <details><summary>solution</summary>In a sentence.</details>
 
 ## References
 Ouyang et al., *InstructGPT*, [arXiv 2203.02155](https://arxiv.org/abs/2203.02155)
