@@ -126,8 +126,9 @@ def machine(request):
     installed = {}
     for distribution in metadata.distributions(path=search):
         installed.setdefault(canonicalize_name(distribution.metadata["Name"]), distribution)
-    for name in wanted(installed):
-        link(installed[name], site, BUMPED.get(name) if request.param == "bumped" else None)
+    bumped = request.param == "bumped"
+    for name in wanted(installed) if bumped else installed:
+        link(installed[name], site, BUMPED.get(name) if bumped else None)
     (site / "google" / "colab").mkdir(parents=True)
     for name, source in GOOGLE_COLAB.items():
         (site / "google" / "colab" / f"{name}.py").write_text(source + "\n")
