@@ -12,7 +12,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Set another: make PYTHON=python3.12"; exit 1; }
@@ -36,19 +36,31 @@ rlhf: .venv/installed  ## run notebook 3 alone, headless
 	$(BIN)/python -m rlhf_helpers rlhf
 
 beyond: .venv/installed  ## run the further notebooks; the first needs the policy and reward model of make tutorial
-	$(BIN)/python -m rlhf_helpers dpo preferences summarisation scaling
+	$(BIN)/python -m rlhf_helpers beyond
 
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-test: .venv/installed  ## everything that CI runs: nbval over the notebooks, then pytest
+lint: .venv/installed  ## code and notebooks by ruff, type hints, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	$(BIN)/codespell
+
+address: .venv/installed  ## carry the repository's address from pyproject.toml to badges and set-up cells
+	$(BIN)/python tools/address.py
+
+links: .venv/installed  ## ask every outside link whether it is still there (needs the network)
+	$(BIN)/python tools/links.py
+
+test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pytest
 	rm -rf artifacts/test
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
 	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
 notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
 	rm -rf artifacts/notebooks
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo preferences summarisation scaling
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf beyond
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
@@ -60,7 +72,16 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/scaling.py
 
-clean:  ## remove .venv, .bench and all artifacts
-	rm -rf .venv .bench artifacts
+# what a machine of Colab's has: the newest of everything, but no vaderSentiment and no rouge-score
+.colab/installed: pyproject.toml
+	$(PYTHON) -m venv .colab
+	.colab/bin/python -m pip install --quiet torch transformers datasets pandas matplotlib tensorboard ipykernel nbclient peft accelerate openai nltk absl-py
+	@touch $@
 
-.PHONY: help tutorial sft rm rlhf beyond lab test notebooks bench clean
+test-colab: .venv/installed .colab/installed  ## each set-up cell as on Colab, beside the newest torch and the rest (5 GB)
+	$(BIN)/python -m pytest -v tests/test_colab.py
+
+clean:  ## remove .venv, .bench, .colab and all artifacts
+	rm -rf .venv .bench .colab artifacts
+
+.PHONY: help tutorial sft rm rlhf beyond lab lint address links test notebooks bench test-colab clean

@@ -16,12 +16,9 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
-STAGES = dict(zip(("sft", "rm", "rlhf"), NOTEBOOKS.values())) | {
-    "dpo": "beyond/1-DPO.ipynb",
-    "preferences": "beyond/2-Preferences.ipynb",
-    "summarisation": "beyond/3-Summarisation.ipynb",
-    "scaling": "beyond/4-Scaling.ipynb",
-}
+BEYOND = sorted(Path("beyond").glob("*.ipynb"))
+STAGES = {stage: [Path(name)] for stage, name in zip(("sft", "rm", "rlhf"), NOTEBOOKS.values())}
+STAGES |= {path.stem.partition("-")[2].lower(): [path] for path in BEYOND} | {"beyond": BEYOND}
 
 
 class StreamingClient(NotebookClient):
@@ -104,8 +101,8 @@ def main() -> None:
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
     arguments = parser.parse_args()
     preset = load_preset()
-    copies = {Path(STAGES[s]): preset.artifacts / preset.name / STAGES[s] for s in arguments.stages}
-    for path in copies:
+    copies = {path: preset.artifacts / preset.name / path for s in arguments.stages for path in STAGES[s]}
+    for path in list(copies) or [Path("beyond")]:
         if not path.exists():
             sys.exit(f"{path} is not here: run this from the folder that holds the notebooks")
     for path, copy in copies.items():

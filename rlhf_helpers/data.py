@@ -1,6 +1,7 @@
 """Sentences -> token ids -> batches: SST-2 or your own data set of the same schema."""
 
 import random
+from typing import Any
 
 import torch
 from datasets import DatasetDict, load_dataset
@@ -19,7 +20,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises ConnectionError if it can't be had, ValueError if it has no end-of-text token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path)
     except OSError as error:
         raise ConnectionError(f"can't load the tokenizer of {name_or_path!r}: {error}\n{WAYS_OUT}") from error
     if tokenizer.eos_token_id is None:

@@ -53,7 +53,7 @@ def install_missing(extra: str = "") -> None:
     for requirement in requirements(extra):
         version = installed.get(canonicalize_name(requirement.name))
         if version is None:
-            missing.append(str(requirement))
+            missing.append(f"{requirement.name}{requirement.specifier}")  # pip would heed a marker of an extra
         elif not requirement.specifier.contains(version, prereleases=True):
             unfit.append(f"{requirement.name} {version} is here, {requirement.specifier} is needed")
     if unfit:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
+from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import token_logprobs
 from rlhf_helpers.rollouts import Rollouts, response_outputs, sample_rollouts
 from rlhf_helpers.tiny import grammar
@@ -55,7 +55,7 @@ JUDGES: dict[str, Judge] = {"grammar": grammar_judge, "vader": vader_judge}
 
 
 @torch.no_grad()
-def mean_nll(lm: nn.Module, rows: list[list[int]], pad_id: int, batch: int = 64) -> float:
+def mean_nll(lm: PreTrainedModel, rows: list[list[int]], pad_id: int, batch: int = 64) -> float:
     """Negative log-likelihood in nats a token of token id rows; its exp is the perplexity.
 
     The first token of a row has no prediction and is not counted.
@@ -71,7 +71,7 @@ def mean_nll(lm: nn.Module, rows: list[list[int]], pad_id: int, batch: int = 64)
     return total / count
 
 
-def response_logprob(model: nn.Module, rollouts: Rollouts) -> torch.Tensor:
+def response_logprob(model: LanguageModel, rollouts: Rollouts) -> torch.Tensor:
     """log pi(response | prompt) of each row, summed over its tokens, (B,)."""
     logits, _, where = response_outputs(model, rollouts)
     logprobs = token_logprobs(logits, rollouts.response_ids[where])
@@ -86,9 +86,9 @@ def distinct_n(texts: list[str], n: int = 2) -> float:
 
 @torch.no_grad()
 def evaluate(
-    policy: nn.Module,
-    reference: nn.Module,
-    base: nn.Module,
+    policy: LanguageModel,
+    reference: LanguageModel,
+    base: LanguageModel,
     reward: Callable,
     judge: Judge,
     prompts: list[list[int]],
@@ -149,7 +149,7 @@ def summarise(frame: pd.DataFrame) -> dict:
     """The figures of one policy, and under `intervals` the 95 % interval of each."""
     means = ["reward", "judge_positive", "kl", "eos_rate", "length"]
     means += ["well_formed"] if "well_formed" in frame else []
-    statistics = {name: lambda f, name=name: float(f[name].mean()) for name in means}
+    statistics: dict[str, Callable] = {name: lambda f, name=name: float(f[name].mean()) for name in means}
     statistics["perplexity"] = lambda f: float(math.exp(f["nll"].sum() / f["length"].sum()))
     summary = {name: statistic(frame) for name, statistic in statistics.items()}
     intervals = {name: bootstrap(frame, statistic) for name, statistic in statistics.items()}

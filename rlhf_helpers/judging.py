@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pandas as pd
@@ -89,11 +90,11 @@ def _answers(path: Path) -> Iterator[tuple[str, str]]:
             yield answer["key"], answer["verdict"]
 
 
-def _verdict(client: openai.OpenAI, model: str, messages: list[dict]) -> str:
+def _verdict(client: openai.OpenAI, model: str, messages: list[Any]) -> str:
     for _ in range(ATTEMPTS):
         try:
             reply = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=5)
-            letter = reply.choices[0].message.content.strip().strip("[]().*\"'").upper()
+            letter = (reply.choices[0].message.content or "").strip().strip("[]().*\"'").upper()
         except openai.OpenAIError as error:
             raise RuntimeError(
                 f"the judge {model!r} at {client.base_url} can't be had: {error}. What was answered is kept: run "

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
@@ -68,8 +68,8 @@ def normalised(reward_model: nn.Module, samples: Sequence[Rollouts]) -> Callable
 def align(
     run: Run,
     preset: Preset,
-    policy: nn.Module,
-    reference: nn.Module,
+    policy: LanguageModel,
+    reference: LanguageModel,
     reward: Callable[[Rollouts], torch.Tensor],
     prompts_of: Callable[[int], list[list[int]]],
     tokenizer: PreTrainedTokenizerBase,

@@ -222,3 +222,6 @@ class PolicyWithValueHead(nn.Module):
         policy = cls(folder)
         policy.value_head.load_state_dict(load_file(head))
         return policy
+
+
+LanguageModel = PolicyWithValueHead | PreTrainedModel  # what samples and has log-probabilities

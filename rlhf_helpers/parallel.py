@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 from rlhf_helpers.training import Run, whole
@@ -21,7 +22,7 @@ from rlhf_helpers.training import Run, whole
 class ResponseOutputs(nn.Module):
     """`response_outputs` of a policy as a forward pass: DDP and FSDP act when what they wrap is called."""
 
-    def __init__(self, policy: nn.Module):
+    def __init__(self, policy: LanguageModel):
         super().__init__()
         self.policy = policy
 
@@ -35,7 +36,7 @@ class ParallelRun(Run):
     Its checkpoints are those of `Run`: what two processes saved, one continues, and the other way round.
     """
 
-    def __init__(self, accelerator: Accelerator, folder, policy: nn.Module, optimizer, **settings):
+    def __init__(self, accelerator: Accelerator, folder, policy: PolicyWithValueHead, optimizer, **settings):
         self.accelerator = accelerator
         sharded = accelerator.distributed_type == DistributedType.FSDP
         self.sampler = copy.deepcopy(policy) if sharded else policy  # whole, so that each process samples alone
@@ -48,7 +49,7 @@ class ParallelRun(Run):
             torch.manual_seed(self._seed(step) * self.accelerator.num_processes + self.accelerator.process_index)
             yield step
 
-    def outputs(self, policy: nn.Module, minibatch: Rollouts):
+    def outputs(self, policy: LanguageModel, minibatch: Rollouts):
         """What `response_outputs` gives, for this process's share of the rows: every n-th one.
 
         Raises ValueError if the rows can't be shared out evenly: a process would be left waiting.

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 
 
@@ -181,8 +181,8 @@ class Experience:
 
 @torch.no_grad()
 def collect_experience(
-    policy: nn.Module,
-    reference: nn.Module,
+    policy: LanguageModel,
+    reference: LanguageModel,
     reward: Callable[[Rollouts], torch.Tensor],
     rollouts: Rollouts,
     *,
@@ -212,7 +212,7 @@ def collect_experience(
 
 
 def ppo_update(
-    policy: nn.Module,
+    policy: LanguageModel,
     experience: Experience,
     step: Callable[[torch.Tensor], float],
     *,

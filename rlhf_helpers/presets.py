@@ -3,6 +3,7 @@
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ class Preset:
         return {k: v for k, v in asdict(self).items() if k in common or k.startswith(prefix)}
 
     def __str__(self) -> str:
-        groups = {"sft_": [], "rm_": [], "ppo_": [], "": []}
+        groups: dict[str, list[str]] = {"sft_": [], "rm_": [], "ppo_": [], "": []}
         for field in fields(self):
             prefix = next(p for p in groups if field.name.startswith(p))
             name = field.name.removeprefix(prefix)
@@ -139,7 +140,7 @@ def load_preset(name: str | None = None) -> Preset:
     if name not in presets:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
 
-    changes = {
+    changes: dict[str, Any] = {
         field: os.environ[f"RLHF_{field.upper()}"]
         for field in ("seed", "model", "dataset", "artifacts")
         if os.environ.get(f"RLHF_{field.upper()}")

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, fields
 
 import torch
-from torch import nn
 from torch.nn.functional import pad as pad_columns
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from rlhf_helpers.data import decode, pad
-from rlhf_helpers.models import hidden_states, left_aligned, position_ids
+from rlhf_helpers.models import LanguageModel, PolicyWithValueHead, hidden_states, left_aligned, position_ids
 
 
 @dataclass
@@ -50,7 +49,7 @@ class Rollouts:
 
 @torch.no_grad()
 def sample_rollouts(
-    policy: nn.Module,
+    policy: LanguageModel,
     prompts: list[list[int]] | list[str],
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
@@ -65,7 +64,7 @@ def sample_rollouts(
     one that does not fit into the model's positions with its response.
     """
     rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
-    lm = getattr(policy, "lm", policy)
+    lm = policy.lm if isinstance(policy, PolicyWithValueHead) else policy
     _check_prompts(rows, max_new_tokens, lm.config.max_position_embeddings)
     eos, device = tokenizer.eos_token_id, lm.device
 
@@ -100,8 +99,8 @@ def sample_rollouts(
     policy.train(was_training)
     ended = torch.ones(B, dtype=torch.bool, device=device)
     ended[alive] = False
-    response = (x[:, : t + 1] for x in (response_ids, response_mask, logprobs))
-    return Rollouts(prompt_ids, prompt_mask, *response, ended)
+    response_ids, response_mask, logprobs = (x[:, : t + 1] for x in (response_ids, response_mask, logprobs))
+    return Rollouts(prompt_ids, prompt_mask, response_ids, response_mask, logprobs, ended)
 
 
 def _check_prompts(rows: list[list[int]], max_new_tokens: int, positions: int) -> None:
@@ -118,7 +117,7 @@ def _check_prompts(rows: list[list[int]], max_new_tokens: int, positions: int) -
 
 
 def response_outputs(
-    model: nn.Module, rollouts: Rollouts, rows_at_once: int = 32
+    model: LanguageModel, rollouts: Rollouts, rows_at_once: int = 32
 ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor]]:
     """What predicted each of the N real response tokens: logits (N, V), values (N,), where they are.
 
@@ -130,8 +129,10 @@ def response_outputs(
     token meet the vocabulary. The state at one token predicts the next: the off-by-one that
     hides best.
     """
-    lm = getattr(model, "lm", model)
-    heads = getattr(model, "heads", lambda states: (lm.get_output_embeddings()(states), None))
+    if isinstance(model, PolicyWithValueHead):
+        lm, heads = model.lm, model.heads
+    else:
+        lm, heads = model, lambda states: (model.get_output_embeddings()(states), None)
     logits, values, where = [], [], []
     for rows in rollouts.attention_mask.sum(1).argsort(stable=True).split(rows_at_once):
         some = rollouts[rows]

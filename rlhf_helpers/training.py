@@ -97,8 +97,9 @@ class Run:
                 yield step
                 self.row["seconds"] = time.perf_counter() - start
                 self.history.append(self.row)
-                for name, value in self.row.items() if self.main else ():
-                    board.add_scalar(name, value, step)
+                if board:
+                    for name, value in self.row.items():
+                        board.add_scalar(name, value, step)
                 if (step + 1) % self.every == 0 or step + 1 == self.steps:
                     self._save(step + 1)
                     shown = [f"{k} {v:.4g}" for k, v in self.row.items() if k not in ("step", "seconds")]
@@ -118,7 +119,7 @@ class Run:
         self.optimizer.step()
         return norm
 
-    def log(self, **metrics: float) -> None:
+    def log(self, **metrics: float | torch.Tensor) -> None:
         """Adds to this step's row. Tensors of one element will do."""
         self.row |= {
             name: value.item() if isinstance(value, torch.Tensor) else float(value) for name, value in metrics.items()

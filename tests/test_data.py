@@ -124,7 +124,8 @@ def test_real_sst2_through_the_real_code(tmp_path):
         pytest.skip("no Hub cache beside the project")
     shutil.copytree(SHARED / "hf_home", tmp_path / "hf", symlinks=True)  # the libraries write lock files
     code = (
-        "from rlhf_helpers.data import *; d = load_sentences('stanfordnlp/sst2'); print({k: len(v) for k, v in d.items()});"
+        "from rlhf_helpers.data import *; d = load_sentences('stanfordnlp/sst2');"
+        "print({k: len(v) for k, v in d.items()});"
         "t = load_tokenizer('openai-community/gpt2'); r = encode(d['validation']['sentence'], t, 64);"
         "print(t.pad_token_id, all(x.count(50256) == 1 for x in r))"
     )

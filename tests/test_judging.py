@@ -111,9 +111,9 @@ def test_a_judge_that_never_gives_a_letter_is_counted_as_unclear(tmp_path):
 
 def test_nothing_is_paid_for_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with server(lambda n, body: knows(n, body) if n < 5 else (401, "{}")) as (address, _):
-        with pytest.raises(RuntimeError, match="OPENAI_API_KEY"):
-            ask(tmp_path, address)
+    refuses = server(lambda n, body: knows(n, body) if n < 5 else (401, "{}"))
+    with refuses as (address, _), pytest.raises(RuntimeError, match="OPENAI_API_KEY"):
+        ask(tmp_path, address)
     with open(tmp_path / "judged.jsonl", "a") as file:
         file.write('\n{"key": "cut off in the mid')
     with server(knows) as (address, seen):

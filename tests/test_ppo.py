@@ -127,11 +127,11 @@ def test_garbage_in_padding_changes_nothing(seed, rows, columns):
     results = []
     for garbage in (0.0, 1e9, math.nan):
         some = [x.masked_fill(mask == 0, garbage).requires_grad_(i < 2) for i, x in enumerate(tensors)]
-        loss, stats = ppo.ppo_loss(*some, mask)
+        loss, _ = ppo.ppo_loss(*some, mask)
         loss.backward()
-        advantages, returns = ppo.gae(some[4].detach(), some[5].detach(), mask)
-        results.append([loss.detach(), some[0].grad, some[1].grad, advantages, returns, ppo.whiten(some[4], mask),
-                        ppo.kl_penalised_rewards(torch.ones(rows), *(x.detach() for x in some[2:4]), mask, 0.1)])  # fmt: skip
+        rewards = ppo.kl_penalised_rewards(torch.ones(rows), *(x.detach() for x in some[2:4]), mask, 0.1)
+        advantages = ppo.gae(some[4].detach(), some[5].detach(), mask)
+        results.append([loss.detach(), some[0].grad, some[1].grad, *advantages, ppo.whiten(some[4], mask), rewards])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 

@@ -13,8 +13,9 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedTokenizerBase
 
+from rlhf_helpers.data import load_tokenizer
 from rlhf_helpers.tiny.grammar import generate, plot
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def plots(seed: int = SEED, count: int = 24_000) -> list[str]:
     return [plot(rng) for _ in range(count)]
 
 
-def tokenizer(reviews: list[str], plots: list[str]) -> GPT2TokenizerFast:
+def tokenizer(reviews: list[str], plots: list[str]) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE in GPT-2's manner; end-of-text is its only special token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -77,7 +78,7 @@ def tokenizer(reviews: list[str], plots: list[str]) -> GPT2TokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator([*reviews, *plots], trainer)
-    return GPT2TokenizerFast(
+    return GPT2Tokenizer(
         tokenizer_object=bpe,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -89,7 +90,7 @@ def tokenizer(reviews: list[str], plots: list[str]) -> GPT2TokenizerFast:
     )
 
 
-def base_model(plots: list[str], tokenizer: GPT2TokenizerFast, seed: int = SEED):
+def base_model(plots: list[str], tokenizer: PreTrainedTokenizerBase, seed: int = SEED):
     """Pretrain a small GPT-2 on the plots as one running stream.
 
     The stream has no end-of-text, so this model never learns to stop; and no reviews, so it
@@ -138,7 +139,7 @@ def build_tokenizer():
 
 
 def build_base():
-    base_model(plots(), AutoTokenizer.from_pretrained(BASE)).save_pretrained(BASE)
+    base_model(plots(), load_tokenizer(str(BASE))).save_pretrained(BASE)
 
 
 PARTS = {"corpus": build_corpus, "tokenizer": build_tokenizer, "base": build_base}

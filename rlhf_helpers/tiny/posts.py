@@ -51,7 +51,7 @@ def worse(rng: random.Random, facts: list[str]) -> str:
         return summary(*facts, more=rng.choice(("and it was a film ", "and it was late ", "and that is all ")))
     place, others = rng.choice(list(enumerate((THINGS, PEOPLE, VERDICTS))))
     wrong = rng.choice([other for other in others if other != facts[place]])
-    return summary(*facts[:place], wrong, *facts[place + 1 :])
+    return summary(*(wrong if i == place else fact for i, fact in enumerate(facts)))
 
 
 def facts_kept(prompt: str, text: str) -> float:

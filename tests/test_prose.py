@@ -1,0 +1,186 @@
+"""What notebooks and pages say and point to: links, anchors, papers, spelling, the repository's address."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import nbformat
+import pytest
+
+from rlhf_helpers.__main__ import execute
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *ROOT.glob("beyond/*.ipynb")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+FENCE = re.compile(r"^( *```).*?^\1", re.M | re.S)
+
+PAPERS = {  # cite a further one by its abstract's page, and enter it here
+    "1506.02438": "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
+    "1706.04599": "On Calibration of Modern Neural Networks",
+    "1707.06347": "Proximal Policy Optimization Algorithms",
+    "1909.08593": "Fine-Tuning Language Models from Human Preferences",
+    "1910.02054": "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+    "2009.01325": "Learning to summarize from human feedback",
+    "2106.09685": "LoRA: Low-Rank Adaptation of Large Language Models",
+    "2110.08420": "Understanding Dataset Difficulty with V-Usable Information",
+    "2203.02155": "Training language models to follow instructions with human feedback",
+    "2204.05862": "Training a Helpful and Harmless Assistant with Reinforcement Learning from Human Feedback",
+    "2205.05198": "Reducing Activation Recomputation in Large Transformer Models",
+    "2210.10760": "Scaling Laws for Reward Model Overoptimization",
+    "2304.11277": "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel",
+    "2305.18290": "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
+    "2306.05685": "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena",
+    "2310.03716": "A Long Way to Go: Investigating Length Correlations in RLHF",
+    "2401.01879": "Theoretical guarantees on the best-of-n alignment policy",
+    "2402.03300": "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+    "2402.14740": "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+    "2403.17031": "The N+ Implementation Details of RLHF with PPO: A Case Study on TL;DR Summarization",
+    "2405.11143": "OpenRLHF: An Easy-to-use, Scalable and High-performance RLHF Framework",
+    "2409.19256": "HybridFlow: A Flexible and Efficient RLHF Framework",
+}
+
+
+def prose(path: Path) -> str:
+    """A page, or a notebook's markdown."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", re.sub(r"`[^`\n]+`", "", FENCE.sub("", text)))
+
+
+def anchors(path: Path) -> set[str]:
+    """What can follow the # of a link: Jupyter keeps a heading's letters and marks, GitHub does not."""
+    headings = [re.sub(r"[`*$]", "", h) for h in re.findall(r"^#+ +(.+?) *$", FENCE.sub("", prose(path)), re.M)]
+    if path.suffix == ".ipynb":
+        return {heading.replace(" ", "-") for heading in headings}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(path: Path) -> list[str]:
+    """Links to files that aren't there, or to headings that they don't have."""
+    wrong = []
+    for link in links(prose(path)):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    return wrong
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda p: p.name)
+def test_links_resolve(path):
+    assert not broken(path)
+
+
+def test_broken_links_are_seen(tmp_path):
+    (tmp_path / "b.md").write_text("# Two words, `code`\n")
+    (tmp_path / "a.md").write_text(
+        "# A\n[ok](b.md) [ok](b.md#two-words-code) [ok](#a) `[no](link)` [ok](https://x.org/y)\n"
+        "[](gone.md) [](b.md#gone) [](#gone)\n```\n[no](link)\n```\n"
+    )
+    assert broken(tmp_path / "a.md") == ["gone.md", "b.md#gone", "#gone"]
+
+
+def test_every_paper_is_known():
+    for path in [*NOTEBOOKS, *PAGES, *ROOT.glob("rlhf_helpers/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        text = prose(path) if path.suffix in (".ipynb", ".md") else path.read_text(encoding="utf-8")
+        cited = set(re.findall(r"arxiv[^0-9\n]{1,12}([\d.v]+\d)", text, re.I))
+        assert cited <= PAPERS.keys(), f"{path.name}: {cited - PAPERS.keys()} (a wrong number, or one to enter above)"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_is_spelled(path):
+    """Its sources: `make lint` has the rest, and in outputs there are words cut into tokens."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    command = [sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_has_its_row(path):
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+    link = f"]({quote(path.relative_to(ROOT).as_posix())})"
+    assert any(link in row for row in rows), f"no row of the README's tables begins with [its title{link}"
+
+
+def test_a_new_notebook_passes(tmp_path, monkeypatch):
+    """What tools/new_notebook.py writes runs as it is; README and links are left to its author."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import new_notebook
+
+    (tmp_path / "beyond").mkdir()
+    shutil.copy(NOTEBOOKS[-1], tmp_path / "beyond")
+    path = new_notebook.write("9-Length", tmp_path)
+    with pytest.raises(ValueError, match="is there already"):
+        new_notebook.write("9-Length", tmp_path)
+    with pytest.raises(ValueError, match="no number and name"):
+        new_notebook.write("Length", tmp_path)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RLHF_PRESET", "tiny")
+    execute(path, tmp_path / "out.ipynb")
+    (tmp_path / "README.md").touch()
+    assert not broken(path)
+    checked = subprocess.run([sys.executable, "-m", "ruff", "check", path], cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def carry(root: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, root / "tools" / "address.py"], capture_output=True, text=True)
+
+
+def tracked(root: Path) -> list[Path]:
+    paths = [p for p in root.rglob("*") if p.suffix in (".md", ".py", ".ipynb", ".toml", ".cff", ".yml", ".yaml")]
+    return [p for p in paths if not {".venv", ".bench", ".colab", "artifacts", ".git"} & set(p.relative_to(root).parts)]
+
+
+def test_the_address_is_set_once(tmp_path):
+    for path in [p for p in tracked(ROOT) if p.relative_to(ROOT).parts[0] != "tests"]:
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    assert carry(tmp_path).stdout == "the address is the same everywhere\n", "run make address"
+
+    other = "https://github.com/some-one/a.fork"
+    for path in tracked(tmp_path):
+        path.write_text(path.read_text().replace(ADDRESS, other) if path.name == "pyproject.toml" else path.read_text())
+    done = carry(tmp_path)
+    assert done.returncode == 0 and done.stdout.count("changed") == len(NOTEBOOKS) + 2, done.stderr
+    owner_and_name = ADDRESS.removeprefix("https://github.com/")
+    assert not [path for path in tracked(tmp_path) if owner_and_name in path.read_text(encoding="utf-8")]
+    badges = [link for path in tracked(tmp_path) for link in links(path.read_text()) if "colab.research" in link]
+    opened = [b.partition("/blob/main/")[2] for b in badges if "/github/some-one/a.fork/blob/main/" in b]
+    assert sorted(opened) == sorted(2 * [p.relative_to(ROOT).as_posix().replace(" ", "%20") for p in NOTEBOOKS])
+
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace(other, "https://example.org/a/b"))
+    done = carry(tmp_path)
+    assert done.returncode == 1 and "Colab opens https://github.com/" in done.stderr
+
+
+def test_outside_links_are_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import links as asked
+
+    (tmp_path / "a.md").write_text("[a](https://a.org/x#part) [b](https://b.org) [b](https://b.org) [c](c.md)")
+    for answers, status, said in [
+        ({"https://a.org/x": "ok", "https://b.org": "403"}, 0, "   403  https://b.org  (a.md)\n1 of 2"),
+        ({"https://a.org/x": "gone", "https://b.org": "silent"}, 1, "  gone  https://a.org/x  (a.md)"),
+        ({"https://a.org/x": "silent", "https://b.org": "silent"}, 0, "skipped: none of 2 outside links answers"),
+    ]:
+        monkeypatch.setattr(asked, "ask", answers.__getitem__)
+        assert asked.main(tmp_path) == status and said in capsys.readouterr().out
+
+
+def test_hooks_are_valid():
+    command = [sys.executable, "-m", "pre_commit", "validate-config", ROOT / ".pre-commit-config.yaml"]
+    subprocess.run(command, check=True)
