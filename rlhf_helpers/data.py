@@ -1,16 +1,38 @@
 """Sentences -> token ids -> batches: SST-2 or your own data set of the same schema."""
 
 import random
+from contextlib import contextmanager
 
 import torch
 from datasets import DatasetDict, load_dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-WAYS_OUT = (
-    "Ways out: check the name; connect to the network once, after which the cache serves; set "
-    "HF_TOKEN if the repository is gated; give a local folder (RLHF_MODEL, RLHF_DATASET); or set "
-    "RLHF_PRESET=tiny, which needs no network."
+LOG_IN = (
+    "To log in: `from huggingface_hub import notebook_login; notebook_login()` in a cell of Jupyter; in Colab a "
+    "secret called HF_TOKEN (the key on the left); elsewhere HF_TOKEN in the environment."
 )
+WAYS_OUT = (
+    "Ways out: check the name; connect to the network once, after which the cache serves; give a local folder "
+    "(RLHF_MODEL, RLHF_DATASET); or set RLHF_PRESET=tiny, which needs no network. If the repository is gated, ask "
+    f"for access on its page and log in. {LOG_IN}"
+)
+
+
+@contextmanager
+def loading(what: str):
+    """Around what loads a model or data: an error then says what it was, why, and the ways out.
+
+    Raises ConnectionError if it can't be had, ValueError if what is there won't do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConnectionError(f"can't load {what}: {error}\n{WAYS_OUT}") from error
+    except Exception as error:  # of safetensors, pyarrow, datasets ...
+        raise ValueError(
+            f"can't load {what}: {error}\nWeights must be whole and safetensors, data in files of a known kind. "
+            "Pickles, and code that a repository brings along, are never run here."
+        ) from error
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -18,10 +40,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
     Raises ConnectionError if it can't be had, ValueError if it has no end-of-text token.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except OSError as error:
-        raise ConnectionError(f"can't load the tokenizer of {name_or_path!r}: {error}\n{WAYS_OUT}") from error
+    with loading(f"the tokenizer of {name_or_path!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer of {name_or_path!r} has no end-of-text token, so a policy could never learn "
@@ -33,6 +53,12 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_rows(name_or_path: str, **kwargs) -> DatasetDict:
+    """`datasets.load_dataset`, and what goes wrong in it as `loading` says it."""
+    with loading(f"the data set {name_or_path!r}"):
+        return load_dataset(name_or_path, **kwargs)
+
+
 def load_sentences(name_or_path: str, seed: int = 0) -> DatasetDict:
     """SST-2 or a data set like it, checked and stripped: `sentence` (str) and `label` (0/1).
 
@@ -40,10 +66,7 @@ def load_sentences(name_or_path: str, seed: int = 0) -> DatasetDict:
     and test (sentences for prompts, labels never read) that are missing are cut from train.
     Raises ConnectionError if it can't be had, ValueError saying what and where if it won't do.
     """
-    try:
-        data = load_dataset(name_or_path)
-    except (ConnectionError, FileNotFoundError) as error:  # the latter also for an unknown Hub id
-        raise ConnectionError(f"can't load the data set {name_or_path!r}: {error}\n{WAYS_OUT}") from error
+    data = load_rows(name_or_path)
     if "train" not in data:
         raise ValueError(f"{name_or_path}: no split 'train', only {sorted(data)}")
     for split in list(data):
