@@ -46,6 +46,10 @@ test: .venv/installed  ## everything that CI runs: nbval over the notebooks, the
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
 	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
+audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
+	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
+	$(PYTHON) .ci/audit.py .audit/bin/pip-audit
+
 notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
 	rm -rf artifacts/notebooks
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo preferences summarisation scaling
@@ -60,7 +64,7 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/scaling.py
 
-clean:  ## remove .venv, .bench and all artifacts
-	rm -rf .venv .bench artifacts
+clean:  ## remove .venv, .bench, .audit and all artifacts
+	rm -rf .venv .bench .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab test notebooks bench clean
+.PHONY: help tutorial sft rm rlhf beyond lab test audit notebooks bench clean

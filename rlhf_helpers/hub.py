@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import safe_open
 
 from rlhf_helpers.data import LOG_IN
@@ -73,7 +73,7 @@ def model_card(
     return ModelCard.from_template(
         ModelCardData(
             base_model=base or ids["model"],
-            datasets=ids["dataset"],
+            datasets=[ids["dataset"]] if ids["dataset"] else None,
             library_name="peft" if adapter else "transformers",
             license="mit" if ours["model"] or ids["model"] == "openai-community/gpt2" else None,
             pipeline_tag=task,
@@ -124,15 +124,15 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} can't be the name of a model: {error}") from error
     except Exception as error:  # of the Hub's library, of httpx or of hf_xet
-        reason = error.__cause__ or error
+        reason = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         if getattr(getattr(reason, "response", None), "status_code", None) in (401, 403):
             raise PermissionError(
                 f"the Hub refuses to write {repo_id}: {reason}\n{LOG_IN} The token must be one that may write, and "
                 "the name before the slash yours. Nothing here was changed: run this cell again."
             ) from error
         raise ConnectionError(
-            f"{repo_id} is not on the Hub, or not as it is here: {reason}\nNothing here was changed: run this cell "
-            "again. What has arrived is not sent twice."
+            f"{repo_id} can't be pushed now: {reason}\nNothing here was changed: run this cell again. What has "
+            "arrived is not sent twice, and what others see is the old or the new model, never half of one."
         ) from error
     note = ", private until you change that there" if private else ""
     return f"{repo_id}: {len(contents)} files are at {commit.commit_url}{note}"

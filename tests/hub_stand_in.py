@@ -31,7 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.commits = 0
 
     def __enter__(self):
-        Thread(target=self.serve_forever, daemon=True).start()
+        Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
         return self
 
     def __exit__(self, *error):
@@ -122,7 +122,9 @@ class Handler(BaseHTTPRequestHandler):
         hub, name = self.server, f"{asked.get('organization') or self.server.user}/{asked['name']}"
         if not name.startswith(hub.user + "/"):
             namespace = name.split("/")[0]
-            return self.refuse(403, "", f'You don\'t have the rights to create a model under the namespace "{namespace}"')
+            return self.refuse(
+                403, "", f'You don\'t have the rights to create a model under the namespace "{namespace}"'
+            )
         if name in hub.repos:
             return self.reply(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
         hub.repos[name] = {}
@@ -172,6 +174,10 @@ class Handler(BaseHTTPRequestHandler):
         if repo not in hub.repos:
             return self.refuse(401, "RepoNotFound", "Repository not found")
         files = hub.repos[repo]
+        if path[0] == "api" and path[4:5] == ["tree"]:
+            within = [n for n in files if n.startswith("".join(part + "/" for part in path[6:]))]
+            entries = [{"type": "file", "path": n, "size": len(files[n]), "oid": "0" * 40} for n in within]
+            return self.reply(body=entries) if entries else self.refuse(404, "EntryNotFound", "no such folder")
         if path[0] == "api":
             siblings = [{"rfilename": name} for name in files]
             return self.reply(body={"id": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False})
