@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, Mo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import safe_open
 
-from rlhf_helpers.data import LOG_IN
+from rlhf_helpers.checks import LOG_IN
 from rlhf_helpers.environment import PROJECT
 
 # what goes up, and nothing else: no checkpoint, no samples, no TensorBoard files

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf_helpers.data import loading
+from rlhf_helpers.checks import loading
 
 ATTENTION = "sdpa_with_fp32_on_cpu"
 
