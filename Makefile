@@ -58,6 +58,10 @@ test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pyt
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
 	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
+audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
+	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
+	$(PYTHON) tools/audit.py .audit/bin/pip-audit
+
 notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
 	rm -rf artifacts/notebooks
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf beyond
@@ -81,7 +85,7 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 test-colab: .venv/installed .colab/installed  ## each set-up cell as on Colab, beside the newest torch and the rest (5 GB)
 	$(BIN)/python -m pytest -v tests/test_colab.py
 
-clean:  ## remove .venv, .bench, .colab and all artifacts
-	rm -rf .venv .bench .colab artifacts
+clean:  ## remove .venv, .bench, .colab, .audit and all artifacts
+	rm -rf .venv .bench .colab .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab lint address links test notebooks bench test-colab clean
+.PHONY: help tutorial sft rm rlhf beyond lab lint address links test audit notebooks bench test-colab clean

@@ -7,11 +7,7 @@ import torch
 from datasets import DatasetDict, load_dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-WAYS_OUT = (
-    "Ways out: check the name; connect to the network once, after which the cache serves; set "
-    "HF_TOKEN if the repository is gated; give a local folder (RLHF_MODEL, RLHF_DATASET); or set "
-    "RLHF_PRESET=tiny, which needs no network."
-)
+from rlhf_helpers.checks import loading
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -19,10 +15,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
     Raises ConnectionError if it can't be had, ValueError if it has no end-of-text token.
     """
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path)
-    except OSError as error:
-        raise ConnectionError(f"can't load the tokenizer of {name_or_path!r}: {error}\n{WAYS_OUT}") from error
+    with loading(f"the tokenizer of {name_or_path!r}"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer of {name_or_path!r} has no end-of-text token, so a policy could never learn "
@@ -34,6 +28,12 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_rows(name_or_path: str, **kwargs) -> DatasetDict:
+    """`datasets.load_dataset`, and what goes wrong in it as `loading` says it."""
+    with loading(f"the data set {name_or_path!r}"):
+        return load_dataset(name_or_path, **kwargs)
+
+
 def load_sentences(name_or_path: str, seed: int = 0) -> DatasetDict:
     """SST-2 or a data set like it, checked and stripped: `sentence` (str) and `label` (0/1).
 
@@ -41,10 +41,7 @@ def load_sentences(name_or_path: str, seed: int = 0) -> DatasetDict:
     and test (sentences for prompts, labels never read) that are missing are cut from train.
     Raises ConnectionError if it can't be had, ValueError saying what and where if it won't do.
     """
-    try:
-        data = load_dataset(name_or_path)
-    except (ConnectionError, FileNotFoundError) as error:  # the latter also for an unknown Hub id
-        raise ConnectionError(f"can't load the data set {name_or_path!r}: {error}\n{WAYS_OUT}") from error
+    data = load_rows(name_or_path)
     if "train" not in data:
         raise ValueError(f"{name_or_path}: no split 'train', only {sorted(data)}")
     for split in list(data):

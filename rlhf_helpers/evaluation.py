@@ -44,8 +44,10 @@ def classifier_judge(name_or_path: str) -> Judge:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     # the pipeline alone would unpickle where there are no safetensors
-    model = AutoModelForSequenceClassification.from_pretrained(name_or_path, use_safetensors=True)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        name_or_path, use_safetensors=True, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     positive = model.config.id2label[max(model.config.id2label)]
     return lambda texts: np.array([float(x["label"] == positive) for x in classify(texts, truncation=True)])

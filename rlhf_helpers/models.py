@@ -23,7 +23,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf_helpers.data import WAYS_OUT
+from rlhf_helpers.checks import loading
 
 ATTENTION = "sdpa_with_fp32_on_cpu"
 
@@ -44,17 +44,19 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
+# fp32; safetensors only, and no code of a repository's own
+SAFELY = {
+    "dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, "attn_implementation": ATTENTION,
+}  # fmt: skip
+
+
 def load_lm(name_or_path: str) -> PreTrainedModel:
     """A causal language model with fp32 weights, from safetensors only.
 
-    Raises ConnectionError, with the ways out, if it can't be had.
+    Raises ConnectionError, with the ways out, if it can't be had, ValueError if it won't do.
     """
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=torch.float32, use_safetensors=True, attn_implementation=ATTENTION
-        )
-    except OSError as error:
-        raise ConnectionError(f"can't load the model {name_or_path!r}: {error}\n{WAYS_OUT}") from error
+    with loading(f"the model {name_or_path!r}"):
+        return AutoModelForCausalLM.from_pretrained(name_or_path, **SAFELY)
 
 
 def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -155,21 +157,18 @@ class RewardModel(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "RewardModel":
         """What `save_pretrained` saved: a whole model, or an adapter (peft) with the head.
 
-        Raises ConnectionError if there is none.
+        Raises ConnectionError if there is none, ValueError if it won't do.
         """
         adapter = Path(folder) / "adapter_config.json"
         if adapter.exists():
             reward_model = cls(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-            reward_model.model.load_adapter(str(folder))
+            with loading(f"an adapter from {folder}"):
+                reward_model.model.load_adapter(str(folder), use_safetensors=True)
             return reward_model
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
-        try:
-            reward_model.model = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True, attn_implementation=ATTENTION
-            )
-        except OSError as error:
-            raise ConnectionError(f"can't load a reward model from {folder}: {error}\n{WAYS_OUT}") from error
+        with loading(f"a reward model from {folder}"):
+            reward_model.model = AutoModelForSequenceClassification.from_pretrained(str(folder), **SAFELY)
         return reward_model
 
 
@@ -220,7 +219,8 @@ class PolicyWithValueHead(nn.Module):
         if not head.exists():
             raise FileNotFoundError(f"{head} is missing: {folder} holds no policy with a value head")
         policy = cls(folder)
-        policy.value_head.load_state_dict(load_file(head))
+        with loading(f"the value head {head}"):
+            policy.value_head.load_state_dict(load_file(head))
         return policy
 
 
