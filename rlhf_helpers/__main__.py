@@ -103,7 +103,10 @@ def main() -> None:
     parser.add_argument("stages", nargs="+", choices=STAGES)
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
     arguments = parser.parse_args()
-    preset = load_preset()
+    try:
+        preset = load_preset()
+    except ValueError as error:
+        sys.exit(str(error))
     copies = {Path(STAGES[s]): preset.artifacts / preset.name / STAGES[s] for s in arguments.stages}
     for path in copies:
         if not path.exists():
