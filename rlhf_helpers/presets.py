@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
@@ -28,11 +27,17 @@ RULES = {  # what a field must be, and whether it is: by its name, else by its t
                           and [*map(type, x)] == [int, int] and 1 <= x[0] <= x[1]),
     "precision": ("'fp32' or 'bf16'", lambda x: x in ("fp32", "bf16")),
     "device": ("'cpu' or the accelerator that is here", lambda x: str(x).split(":")[0] in ("cpu", _device())),
-    "judge": ("one of evaluation.JUDGES", lambda x: x in import_module("rlhf_helpers.evaluation").JUDGES),
+    "judge": ("one of evaluation.JUDGES", lambda x: x in ("grammar", "vader") or x in _judges()),
     "artifacts": ("a folder that can be written", lambda x: isinstance(x, (str, Path)) and _writable(Path(x))),
     str: ("a text", lambda x: isinstance(x, str) and x.strip()),
     bool: ("True or False", lambda x: isinstance(x, bool)),
 }  # fmt: skip
+
+
+def _judges() -> dict:
+    from rlhf_helpers.evaluation import JUDGES  # seconds to import, and seldom needed
+
+    return JUDGES
 
 
 def _writable(path: Path) -> bool:
