@@ -100,7 +100,10 @@ def main() -> None:
     parser.add_argument("stages", nargs="+", choices=STAGES)
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
     arguments = parser.parse_args()
-    preset = load_preset()
+    try:
+        preset = load_preset()
+    except ValueError as error:
+        sys.exit(str(error))
     copies = {path: preset.artifacts / preset.name / path for s in arguments.stages for path in STAGES[s]}
     for path in list(copies) or [Path("beyond")]:
         if not path.exists():

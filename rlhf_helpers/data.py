@@ -5,18 +5,21 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict, load_dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf_helpers.checks import loading
+from rlhf_helpers.checks import check, check_shapes, check_text, loading, positions
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, padding with end-of-text where it has no padding token.
 
-    Raises ConnectionError if it can't be had, ValueError if it has no end-of-text token.
+    Raises ConnectionError if it can't be had, ValueError if it has no end-of-text token or does not suit the model.
     """
     with loading(f"the tokenizer of {name_or_path!r}"):
         tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    # transformers makes up an empty tokenizer where there is none
+    words = len(tokenizer)
+    check(words > len(tokenizer.all_special_ids), f"{name_or_path}: no words. Is its tokenizer.json missing?")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer of {name_or_path!r} has no end-of-text token, so a policy could never learn "
@@ -25,6 +28,12 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    with loading(f"the model's configuration in {name_or_path!r}"):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).get_text_config()
+    n = config.vocab_size
+    check(words <= n, f"{name_or_path}: the tokenizer has {words} tokens, but the model embeds {n}")
+    # many a tokenizer knows no limit
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
     return tokenizer
 
 
@@ -42,14 +51,15 @@ def load_sentences(name_or_path: str, seed: int = 0) -> DatasetDict:
     Raises ConnectionError if it can't be had, ValueError saying what and where if it won't do.
     """
     data = load_rows(name_or_path)
-    if "train" not in data:
-        raise ValueError(f"{name_or_path}: no split 'train', only {sorted(data)}")
+    check("train" in data, f"{name_or_path}: no split 'train', only {sorted(data)}")
     for split in list(data):
         if "sentence" not in data[split].column_names and "text" in data[split].column_names:
             data[split] = data[split].rename_column("text", "sentence")
         check_sentences(data[split], f"{name_or_path}, split {split!r}", labelled=split != "test")
     for split, share in (("validation", 0.05), ("test", 0.05)):
         if split not in data:
+            n = len(data["train"])
+            check(n >= 20, f"{name_or_path}: no split {split!r}, and {n} rows of train to cut it from: 20 are needed")
             print(f"{name_or_path} has no split {split!r}: {share:.0%} of train is held out for it")
             parts = data["train"].train_test_split(share, seed=seed)
             data["train"], data[split] = parts["train"], parts["test"]
@@ -66,18 +76,14 @@ def check_sentences(split, where: str, labelled: bool = True) -> None:
             "Rename yours to 'sentence' (or 'text') and 'label'."
         )
     for row, sentence in enumerate(split["sentence"]):
-        if not isinstance(sentence, str):
-            raise ValueError(f"{where}, row {row}: the sentence is {sentence!r}, not text")
-        if not sentence.strip():
-            raise ValueError(f"{where}, row {row}: the sentence is empty. Remove such rows.")
+        text = check_text(sentence, f"{where}, row {row}: the sentence")
+        check(text.strip(), f"{where}, row {row}: the sentence is empty. Remove such rows.")
     if not labelled:
         return
     for row, label in enumerate(split["label"]):
-        if label not in (0, 1):
-            raise ValueError(f"{where}, row {row}: label {label!r}, but 0 (negative) or 1 (positive) is needed")
+        check(label in (0, 1), f"{where}, row {row}: label {label!r}, but 0 (negative) or 1 (positive) is needed")
     classes = set(split["label"])
-    if len(classes) < 2:
-        raise ValueError(f"{where}: every label is {classes}; a reward model needs both classes")
+    check(len(classes) == 2, f"{where}: every label is {classes}; a reward model needs both classes")
 
 
 def whole_sentences(sentences: list[str]) -> list[str]:
@@ -98,19 +104,29 @@ def whole_sentences(sentences: list[str]) -> list[str]:
 def encode(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None, *, end: bool = True
 ) -> list[list[int]]:
-    """Token ids of each text, with end-of-text appended unless `end` is False; cut to `max_tokens`."""
-    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [(row + [tokenizer.eos_token_id] * end)[:max_tokens] for row in ids]
+    """Token ids of each text, with end-of-text appended unless `end` is False; cut to `max_tokens`.
+
+    A text's own "<|endoftext|>" is text like any other. Raises ValueError for what is no text.
+    """
+    most = tokenizer.model_max_length
+    fits = max_tokens is None or 2 <= max_tokens <= most
+    check(fits, f"max_tokens is {max_tokens}, but must be from 2 to {most}, the model's context")
+    check(not isinstance(texts, str), "a string in place of a list of sentences")
+    texts = [check_text(text, f"sentence {i}") for i, text in enumerate(texts)]
+    # "" as well, since a tokenizer can't take an empty list
+    ids = tokenizer([*texts, ""], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [(row + [tokenizer.eos_token_id] * end)[:max_tokens] for row in ids[:-1]]
 
 
 def decode(rows: list[list[int]] | torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Text of each row of token ids, without special tokens or spaces around it."""
-    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of any length -> input_ids and attention_mask, both (B, longest row), int64."""
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
+    check(width > 0, f"nothing to pad: no rows, or no tokens in any of {len(rows)}")
     ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -125,6 +141,7 @@ def lm_labels(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
     The mask decides, not the id: padding *is* end-of-text, and the one real end-of-text of a
     row must keep its label or the model never learns to stop (transformers#23530).
     """
+    check_shapes(input_ids, attention_mask)
     return input_ids.masked_fill(attention_mask == 0, -100)
 
 
@@ -135,6 +152,7 @@ def length_bucketed(lengths: list[int], batch: int, seed: int) -> list[list[int]
     batches of 32 SST-2 phrases are 2.7 times as large as their tokens, and take twice as long:
     benchmarks/gains.py). Same seed, same batches.
     """
+    check(batch >= 1, f"batch is {batch}, but must be 1 or more")
     rng = random.Random(seed)
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
@@ -149,9 +167,9 @@ def sample_prompts(rows: list[list[int]], n: int, tokens: tuple[int, int], seed:
     Raises ValueError if no row is long enough.
     """
     low, high = tokens
+    check(n >= 0 and 1 <= low <= high, f"can't take {n} prompts of {tokens} tokens, from and to")
     long_enough = [row for row in rows if len(row) >= low + 2]
-    if not long_enough:
-        raise ValueError(f"no sentence has {low + 2} tokens: a prompt of {low}, a word and end-of-text")
+    check(long_enough, f"no sentence has {low + 2} tokens: a prompt of {low}, a word and end-of-text")
     rng = random.Random(seed)
     chosen = []
     while len(chosen) < n:  # each row once before any comes twice: 872 prompts of 872 sentences differ

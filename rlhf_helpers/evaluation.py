@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_helpers.checks import check, loading
 from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import token_logprobs
@@ -27,27 +28,30 @@ def grammar_judge(texts: list[str]) -> np.ndarray:
 def vader_judge(texts: list[str]) -> np.ndarray:
     """VADER, a lexicon with rules (Hutto & Gilbert 2014): 1 where its compound score is >= 0.05.
 
-    The threshold is its authors'; a text without a sentiment word is not positive.
+    The threshold is its authors'; a text without a sentiment word is not positive. The first 5,000
+    characters are read: VADER's time grows with the square of them.
     """
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     vader = SentimentIntensityAnalyzer()
-    return np.array([float(vader.polarity_scores(text)["compound"] >= 0.05) for text in texts])
+    return np.array([float(vader.polarity_scores(text[:5000])["compound"] >= 0.05) for text in texts])
 
 
 def classifier_judge(name_or_path: str) -> Judge:
     """A text classifier of transformers whose positive class is the last, as a judge.
 
     Take one that was trained on other data than the reward model. Raises OSError if it can't be had or has no
-    safetensors.
+    safetensors, ValueError if it is broken or has one class.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     # the pipeline alone would unpickle where there are no safetensors
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name_or_path, use_safetensors=True, trust_remote_code=False
-    )
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    with loading(f"the judge {name_or_path!r}"):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name_or_path, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    check(model.config.num_labels >= 2, f"{name_or_path} has one class: it would call every text positive")
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     positive = model.config.id2label[max(model.config.id2label)]
     return lambda texts: np.array([float(x["label"] == positive) for x in classify(texts, truncation=True)])
@@ -62,6 +66,8 @@ def mean_nll(lm: PreTrainedModel, rows: list[list[int]], pad_id: int, batch: int
 
     The first token of a row has no prediction and is not counted.
     """
+    rows = [row for row in rows if len(row) > 1]
+    check(rows, "nothing to predict: no row has two tokens")
     lm.eval()
     total = count = 0
     for indices in length_bucketed([len(row) for row in rows], batch, seed=0):
@@ -81,9 +87,9 @@ def response_logprob(model: LanguageModel, rollouts: Rollouts) -> torch.Tensor:
 
 
 def distinct_n(texts: list[str], n: int = 2) -> float:
-    """Distinct n-grams of words over all n-grams (Li et al. 2016); compare equal numbers of texts."""
+    """Distinct n-grams of words over all (Li et al. 2016), 0 if there are none; compare equal numbers of texts."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else float("nan")
+    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 @torch.no_grad()
@@ -105,6 +111,7 @@ def evaluate(
     response, k1), `nll` (under the base model, nats, summed), `length` (tokens), `eos_rate` (0/1).
     The same seed gives every policy the same random numbers.
     """
+    check(prompts and batch >= 1, f"no prompts, or none at a time: {len(prompts)}, in batches of {batch}")
     device = next(policy.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     frames = []
@@ -131,6 +138,7 @@ def evaluate(
 
 def bootstrap(frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], seed: int = 0) -> list[float]:
     """95 % percentile bootstrap interval of a statistic over rows (1,000 resamples)."""
+    check(len(frame), "there are no rows to draw from")
     rng = np.random.default_rng(seed)
     draws = [statistic(frame.iloc[rng.integers(len(frame), size=len(frame))]) for _ in range(1000)]
     return [float(x) for x in np.quantile(draws, [0.025, 0.975])]
@@ -141,7 +149,8 @@ def jackknife(texts: list[str], statistic: Callable[[list[str]], float], groups:
 
     For distinct-n, where a bootstrap would repeat texts and so see less diversity than there is.
     """
-    whole = statistic(texts)
+    check(len(texts) >= 2, f"two texts are needed, so that one can be left out, and there are {len(texts)}")
+    whole, groups = statistic(texts), min(groups, len(texts))
     left_out = np.array([statistic([t for i, t in enumerate(texts) if i % groups != g]) for g in range(groups)])
     error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
     return [whole - 1.96 * error, whole + 1.96 * error]
@@ -162,6 +171,7 @@ def summarise(frame: pd.DataFrame) -> dict:
 
 def win_rate(ours: pd.Series, theirs: pd.Series) -> float:
     """Share of prompts on which `ours` scores higher; a tie is half a win."""
+    check(len(ours) == len(theirs) > 0, f"{len(ours)} and {len(theirs)} scores can't be compared one by one")
     return float(((ours > theirs) + 0.5 * (ours == theirs)).mean())
 
 
@@ -170,6 +180,7 @@ def best_of_n_kl(n: int) -> float:
 
     An upper bound, tight where no two samples tie (Beirami et al., arXiv 2401.01879).
     """
+    check(n >= 1, f"n is {n}, but must be 1 or more")
     return math.log(n) - (n - 1) / n
 
 

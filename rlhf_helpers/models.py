@@ -23,7 +23,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf_helpers.checks import loading
+from rlhf_helpers.checks import check, check_ids, check_shapes, loading, positions
 
 ATTENTION = "sdpa_with_fp32_on_cpu"
 
@@ -44,19 +44,25 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-# fp32; safetensors only, and no code of a repository's own
-SAFELY = {
-    "dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, "attn_implementation": ATTENTION,
-}  # fmt: skip
+def _load(auto: type, name_or_path: str, what: str) -> PreTrainedModel:
+    settings = {"dtype": torch.float32, "use_safetensors": True, "attn_implementation": ATTENTION}
+    with loading(f"{what} {name_or_path!r}"):
+        model, info = auto.from_pretrained(name_or_path, **settings, trust_remote_code=False, output_loading_info=True)
+    lacking = sorted(info["missing_keys"])  # which transformers fills with random numbers
+    check(not lacking, f"{name_or_path} lacks {len(lacking)} weights of {what}, as {lacking[:1]}: of another kind?")
+    return model
 
 
+@torch.no_grad()
 def load_lm(name_or_path: str) -> PreTrainedModel:
     """A causal language model with fp32 weights, from safetensors only.
 
-    Raises ConnectionError, with the ways out, if it can't be had, ValueError if it won't do.
+    Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none.
     """
-    with loading(f"the model {name_or_path!r}"):
-        return AutoModelForCausalLM.from_pretrained(name_or_path, **SAFELY)
+    lm = _load(AutoModelForCausalLM, name_or_path, "the model")
+    first, again = lm(torch.tensor([[0, 1], [0, 2]])).logits[:, 0]
+    check(first.allclose(again, atol=1e-4), f"{name_or_path} sees later tokens: an encoder, no causal language model")
+    return lm
 
 
 def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -85,6 +91,9 @@ def left_aligned(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch
     So they need no mask, and positions count from 0 as in training: the trunk looks only
     backwards, and what now stands behind a row is never looked at.
     """
+    check_shapes(input_ids, attention_mask)
+    starts = nn.functional.pad(attention_mask, (1, 0)).diff().eq(1).sum(-1)
+    check(starts.ndim == 1 and starts.eq(1).all(), "shape (B, T) and one run of real tokens in each row are needed")
     total, first = attention_mask.sum(1), attention_mask.argmax(1)
     columns = first[:, None] + torch.arange(int(total.max()), device=input_ids.device)
     return input_ids.gather(1, columns.clamp(max=input_ids.shape[1] - 1))
@@ -101,6 +110,8 @@ def hidden_states(lm: PreTrainedModel, input_ids, attention_mask=None, **kwargs)
     Positions are counted by the mask. Without one, rows must start in the first column; what
     pads them on the right is then never looked at, since the trunk looks only backwards.
     """
+    width, most = input_ids.shape[1], positions(lm.config)
+    check(attention_mask is not None or width <= most, f"a row of {width} tokens; the model has {most} positions")
     if attention_mask is not None and "position_ids" in inspect.signature(lm.base_model.forward).parameters:
         kwargs.setdefault("position_ids", position_ids(attention_mask)[:, -input_ids.shape[1] :])
     return lm.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
@@ -136,6 +147,8 @@ class RewardModel(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, T) ids and mask, padded on either side with any id -> (B,) logits."""
+        attention_mask = attention_mask.long()
+        check_ids(input_ids, self.model.config.vocab_size)
         hidden = hidden_states(self.model, left_aligned(input_ids, attention_mask))
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
         return self.model.score(last).squeeze(-1).float()
@@ -157,7 +170,7 @@ class RewardModel(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "RewardModel":
         """What `save_pretrained` saved: a whole model, or an adapter (peft) with the head.
 
-        Raises ConnectionError if there is none, ValueError if it won't do.
+        Raises ConnectionError if there is none, ValueError if it is another model.
         """
         adapter = Path(folder) / "adapter_config.json"
         if adapter.exists():
@@ -167,8 +180,9 @@ class RewardModel(nn.Module):
             return reward_model
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
-        with loading(f"a reward model from {folder}"):
-            reward_model.model = AutoModelForSequenceClassification.from_pretrained(str(folder), **SAFELY)
+        reward_model.model = _load(AutoModelForSequenceClassification, str(folder), "the reward model")
+        n = reward_model.model.config.num_labels
+        check(n == 1, f"{folder} holds no reward model but a classifier of {n} labels")
         return reward_model
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from rlhf_helpers.checks import check
+
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 
 plt.rcParams.update(
@@ -53,6 +55,8 @@ def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
 
 def token_bars(tokens: Sequence[str], **series: Sequence[float]) -> Figure:
     """One row of bars a series, one bar a token: per-token KL reward, value, advantage..."""
+    right = len(series) <= 4 and all(len(x) == len(tokens) for x in series.values())
+    check(right, f"not {len(tokens)} values of each, or more than four, of {[*series]}")
     figure, axes = new_figure(len(series), 1, height=1.35 * len(series) + 0.6)
     for axis, (name, values), colour in zip(np.atleast_1d(axes), series.items(), [BLUE, ORANGE, GREEN, RED]):
         axis.bar(range(len(tokens)), values, color=colour, width=0.7)
@@ -110,6 +114,7 @@ def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | N
     Each frame has columns `kl` and `y`, and optionally `low` and `high` for error bars. Where it has
     `seed`, its rows are runs of their own and are not joined.
     """
+    check(len(curves) <= 4, f"there are colours for up to four curves, not for {len(curves)}")
     figure, axes = new_figure(height=3.6)
     looks = zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":"))
     for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
@@ -124,6 +129,7 @@ def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | N
 
 def reward_hacking(runs: dict[str, pd.DataFrame]) -> Figure:
     """The reward model's score and the judge's verdict against KL while training, one colour a run."""
+    check(not any(metrics.empty for metrics in runs.values()), f"one of {[*runs]} has no step yet: run its training")
     figure, axes = new_figure(1, 2, width=9)
     for (name, metrics), colour, style in zip(runs.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
         smooth = metrics.rolling(5, min_periods=1).mean()
@@ -153,6 +159,7 @@ def curve(y: Sequence[float], ylabel: str, xlabel: str = "step", threshold: floa
 
 def sentence_lengths(lengths: Sequence[int]) -> Figure:
     """How many tokens the sentences have."""
+    check(len(lengths), "there are no sentences to draw")
     figure, axes = new_figure()
     axes.hist(lengths, bins=range(1, max(lengths) + 2), color=BLUE, align="left")
     axes.axvline(float(np.mean(lengths)), color=RED, ls="--", label=f"mean {np.mean(lengths):.1f}")
@@ -182,6 +189,8 @@ def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels:
 
 def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
     """Training loss (each step, and smoothed) and validation loss."""
+    missing = {"step", train, validation} - set(metrics)
+    check(not missing, f"the metrics have no {sorted(missing)} yet: run the training cell to its end")
     figure, axes = new_figure()
     axes.plot(metrics["step"], metrics[train], color=GREY, lw=0.6, alpha=0.5)
     window = max(1, len(metrics) // 30)
@@ -202,6 +211,7 @@ CLASSES = ("negative", "positive")
 
 def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
     """Histograms of the scores of each class."""
+    check(len(scores) == len(labels) > 0 and scores.isfinite().all(), "scores must be finite, and one for each label")
     figure, axes = new_figure()
     bins = np.linspace(scores.min().item(), scores.max().item(), 40)
     for label, colour, hatch in ((0, ORANGE, "//"), (1, BLUE, "")):
@@ -214,6 +224,7 @@ def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
 
 def confusion_matrix(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
     """Counts of true class (row) against predicted class (column)."""
+    check(len(scores) == len(labels) and set(labels.tolist()) <= {0, 1}, "labels must be 0 or 1, one for each score")
     counts = np.zeros((2, 2), int)
     np.add.at(counts, (labels.long().numpy(), (scores > 0).long().numpy()), 1)
     figure, axes = new_figure(width=4, height=3)
@@ -230,6 +241,7 @@ def confusion_matrix(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
 
 def reliability(probability: torch.Tensor, labels: torch.Tensor, bins: int = 10) -> Figure:
     """Share of positives against predicted probability; the larger a point, the more sentences."""
+    check(probability.equal(probability.clamp(0, 1)), "a probability is not from 0 to 1")
     figure, axes = new_figure(width=4.2, height=3.6)
     index = (probability * bins).long().clamp(max=bins - 1)
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", label="calibrated")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rlhf_helpers.checks import check, check_ids, check_shapes
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 
@@ -26,6 +27,8 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     Any leading shape will do. `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits
     one position earlier.
     """
+    check_shapes(logits[..., 0], tokens)
+    check_ids(tokens, logits.shape[-1])
     logits = logits.float()
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
@@ -38,6 +41,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 
 def exact_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:
     """KL(policy || reference) of each next-token distribution in nats, (B, T), summed over V."""
+    check_shapes(logits, ref_logits)
     logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
 
@@ -49,6 +53,7 @@ def kl_estimates(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> dict[str
     negative; k2 = x^2 / 2 is biased and never is; k3 = e^x - 1 - x is unbiased and never is.
     Source: J. Schulman, "Approximating KL divergence" (2020).
     """
+    check_shapes(logprobs, ref_logprobs)
     x = ref_logprobs - logprobs
     return {"k1": -x, "k2": x.square() / 2, "k3": x.expm1() - x}
 
@@ -60,18 +65,23 @@ def kl_penalised_rewards(
 
     `scores` is (B,), the others (B, T). A row without any token gets no reward. Summed over a
     response this is the objective of InstructGPT (equation 2) without its pretraining term.
-    Raises FloatingPointError if a score is not finite.
+    Raises FloatingPointError if a reward is not finite.
     """
-    if not scores.isfinite().all():
-        raise FloatingPointError(f"a reward is not finite: {scores[~scores.isfinite()].tolist()[:3]}")
+    check_shapes(logprobs, ref_logprobs, mask)
+    check_shapes(scores, mask[:, 0])
     rewards = (-beta * (logprobs - ref_logprobs)).masked_fill(mask == 0, 0.0)
     columns = torch.arange(mask.shape[1], device=mask.device)
     is_last = columns == (mask * columns).argmax(1, keepdim=True)
-    return rewards + scores[:, None] * (is_last & (mask == 1))
+    rewards = rewards + scores[:, None] * (is_last & (mask == 1))
+    if not rewards.isfinite().all():
+        i = (~rewards.isfinite()).nonzero()[0, 0]
+        raise FloatingPointError(f"a reward is not finite: row {i}, score {scores[i]}, beta {beta}, or its logprobs")
+    return rewards
 
 
 def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
     """`x` with deviation 1 over the real tokens, (B, T); mean 0, or its own if not `shift_mean`."""
+    check_shapes(x, mask)
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean).square(), mask)
     whitened = (x - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
@@ -88,6 +98,7 @@ def gae(
 
     Source: arXiv 1506.02438, equations 11 to 16.
     """
+    check_shapes(rewards, values, mask)
     rewards, values = rewards.masked_fill(mask == 0, 0.0), values.masked_fill(mask == 0, 0.0)
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
@@ -123,6 +134,7 @@ def ppo_loss(
     equation 7; value clipping from OpenAI's baselines. Statistics: `policy_loss`, `value_loss`,
     `approx_kl` (k3 of the update, nats a token), `clip_fraction`, `ratio`, `ratio_max`.
     """
+    check_shapes(logprobs, values, old_logprobs, old_values, advantages, returns, mask)
     padding = mask == 0
     values, old_values, advantages, returns = (
         x.masked_fill(padding, 0.0) for x in (values, old_values, advantages, returns)
@@ -150,10 +162,10 @@ def ppo_loss(
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
-    """1 - Var(G - V) / Var(G) over real tokens: 1 is a perfect value head, 0 a constant one."""
+    """1 - Var(G - V) / Var(G) over real tokens: 1 is a perfect value head, 0 a constant one, or a constant G."""
     values, returns = values[mask == 1], returns[mask == 1]
-    variance = returns.var(unbiased=False)
-    return float("nan") if variance == 0 else (1 - (returns - values).var(unbiased=False) / variance).item()
+    variance = returns.var(unbiased=False) if len(returns) else 0.0
+    return (1 - (returns - values).var(unbiased=False) / variance).item() if variance > 0 else 0.0
 
 
 def adapt_beta(beta: float, kl: float, target: float, gain: float = 0.1) -> float:
@@ -230,6 +242,7 @@ def ppo_update(
     first minibatch, are 1; in bfloat16 a single token's may be off by a rounding, some 1e-3.
     `outputs(policy, minibatch)` may compute some of its tokens only, on one of several processes.
     """
+    check(epochs >= 1 and minibatch >= 1, f"{epochs} epochs in minibatches of {minibatch}: must be 1 or more")
     e, mask = experience, experience.rollouts.response_mask
     advantages = whiten(e.advantages, mask)
     history = []

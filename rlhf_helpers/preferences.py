@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 from torch.nn.functional import logsigmoid
 
+from rlhf_helpers.checks import check, check_shapes
 from rlhf_helpers.data import pad
 from rlhf_helpers.ppo import Experience, token_logprobs
 from rlhf_helpers.rollouts import Rollouts, response_outputs
@@ -24,9 +25,10 @@ def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id
     Their log-probabilities at sampling are unknown and 0, and every response counts as ended: end it
     with end-of-text. Raises ValueError if a prompt or a response is empty.
     """
+    check(len(prompts) == len(responses), f"{len(prompts)} prompts and {len(responses)} responses")
     for name, rows in (("prompt", prompts), ("response", responses)):
-        if not all(rows):
-            raise ValueError(f"{name} {next(i for i, row in enumerate(rows) if not row)} is empty")
+        for i, row in enumerate(rows):
+            check(row, f"{name} {i} is empty")
     prompt_ids, prompt_mask = pad(prompts, pad_id, side="left")
     response_ids, response_mask = pad(responses, pad_id)
     ended = torch.ones(len(prompts), dtype=torch.bool)
@@ -52,6 +54,7 @@ def dpo_loss(
     chosen one has the larger implicit reward), `margin` and `chosen_reward` (means, in units of the
     reward). Source: arXiv 2305.18290, equation 7.
     """
+    check_shapes(chosen, rejected, ref_chosen, ref_rejected)
     chosen_reward, rejected_reward = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     margin = chosen_reward - rejected_reward
     stats = {"accuracy": (margin > 0).float(), "margin": margin, "chosen_reward": chosen_reward}
@@ -64,6 +67,7 @@ def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
     -mean over rows and pairs i < j of log sigmoid(r_i - r_j); with K = 2 the pairwise loss. Source:
     InstructGPT, equation 1.
     """
+    check(scores.ndim == 2 and scores.shape[1] >= 2, f"scores must be (B, K) of two or more: {(*scores.shape,)}")
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
     return -logsigmoid(scores[:, better] - scores[:, worse]).mean()
 
@@ -74,8 +78,8 @@ def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
     Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3. Raises
     ValueError if B is no multiple of k, or k < 2.
     """
-    if k < 2 or len(rewards) % k:
-        raise ValueError(f"{len(rewards)} responses are not groups of {k}, or there are no others to compare with")
+    whole = k >= 2 and len(rewards) > 0 and len(rewards) % k == 0
+    check(whole, f"{len(rewards)} responses are not groups of {k}, or there are no others to compare with")
     groups = rewards.view(-1, k)
     return (groups - (groups.sum(1, keepdim=True) - groups) / (k - 1)).flatten()
 
@@ -99,6 +103,7 @@ def to_preferences(rows: Dataset, where: str = "the data set") -> Dataset:
     left out, and how many is printed. Raises ValueError, naming the columns, for anything else, and
     if no row is left.
     """
+    check(isinstance(rows, Dataset), f"{where} is a {type(rows).__name__}, not a Dataset: choose a split")
     columns = rows.column_names
     for needed, pair in FORMS.items():
         if set(needed) <= set(columns):
@@ -109,8 +114,7 @@ def to_preferences(rows: Dataset, where: str = "the data set") -> Dataset:
     pairs = rows.map(pair, remove_columns=columns).filter(lambda row: _is_preference(**row))
     if len(pairs) < len(rows):
         print(f"{where}: {len(rows) - len(pairs)} of {len(rows)} rows hold no preference and are left out")
-    if not len(pairs):
-        raise ValueError(f"{where}: no row holds a preference")
+    check(len(pairs), f"{where}: no row holds a preference")
     return pairs
 
 
@@ -124,20 +128,22 @@ def _given(row: dict) -> dict[str, str]:
 
 def _dialogues(row: dict) -> dict[str, str]:
     """HH-RLHF: the prompt is everything up to the last "Assistant:", and must be the same in both."""
-    head, turn, answer = (row["chosen"] or "").rpartition(ASSISTANT)
-    prompt, other = head + turn, row["rejected"] or ""
+    head, turn, answer = str(row["chosen"] or "").rpartition(ASSISTANT)
+    prompt, other = head + turn, str(row["rejected"] or "")
     return _pair(prompt, answer, other.removeprefix(prompt) if prompt and other.startswith(prompt) else "")
 
 
 def _answers(row: dict) -> dict[str, str]:
     """SHP: label 1 says that A is preferred."""
     a, b = row["human_ref_A"], row["human_ref_B"]
-    return _pair(row["history"], *((a, b) if row["labels"] == 1 else (b, a)))
+    return _pair(row["history"], *{1: (a, b), 0: (b, a)}.get(row["labels"], ("", "")))
 
 
 def _summaries(row: dict) -> dict[str, str]:
     """OpenAI's comparisons: a Reddit post in the form of Stiennon et al. (arXiv 2009.01325, appendix)."""
-    post, texts, choice = row["info"], [summary["text"] for summary in row["summaries"]], row["choice"]
+    post, texts, choice = row["info"] or {}, [summary["text"] for summary in row["summaries"] or ()], row["choice"]
+    if not {"subreddit", "title", "post"} <= set(post) or len(texts) != 2 or choice not in (0, 1):
+        return _pair("", "", "")
     prompt = f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}\n\nTL;DR:"
     return _pair(prompt, texts[choice], texts[1 - choice])
 
@@ -151,7 +157,8 @@ def _judged(row: dict) -> dict[str, str]:
 
 
 def _is_preference(prompt: str, chosen: str, rejected: str) -> bool:
-    return all(x and x.strip() for x in (prompt, chosen, rejected)) and chosen.strip() != rejected.strip()
+    texts = all(isinstance(x, str) and x.strip() for x in (prompt, chosen, rejected))
+    return texts and chosen.strip() != rejected.strip()
 
 
 FORMS = {  # columns -> how to read a row

@@ -1,21 +1,57 @@
 """What to run: `tiny` (embedded, minutes on two cores) or `gpt2` (the real one)."""
 
+import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from rlhf_helpers.checks import check
+
 TINY = Path(os.path.relpath(Path(__file__).parent / "tiny"))  # relative: the same in every checkout
 NOTEBOOKS = {"sft": "1-SFT.ipynb", "reward_model": "2-RM Training.ipynb", "policy": "3-RLHF.ipynb"}
+
+
+def _from(low: float, high: float = math.inf, kind: type = int) -> tuple:
+    rule = f"a {'whole ' if kind is int else ''}number from {low} to {high}"
+    return rule, lambda x: isinstance(x, (int, kind)) and low <= x <= high
+
+
+RULES = {  # what a field must be, and whether it is: by its name, else by its type
+    "seed": _from(0, 2**32 - 1), "max_tokens": _from(2), "eval_prompts": _from(2), int: _from(1),
+    "ppo_beta": _from(0, 1e9, float), "ppo_no_eos_score": _from(-1e9, 1e9, float), float: _from(1e-9, 1e9, float),
+    "ppo_max_update_kl": _from(1e-9, math.inf, float),
+    "ppo_prompt_tokens": ("(from, to), whole numbers from 1 on", lambda x: isinstance(x, (tuple, list))
+                          and [*map(type, x)] == [int, int] and 1 <= x[0] <= x[1]),
+    "precision": ("'fp32' or 'bf16'", lambda x: x in ("fp32", "bf16")),
+    "device": ("'cpu' or the accelerator that is here", lambda x: str(x).split(":")[0] in ("cpu", _device())),
+    "judge": ("one of evaluation.JUDGES", lambda x: x in ("grammar", "vader") or x in _judges()),
+    "artifacts": ("a folder that can be written", lambda x: isinstance(x, (str, Path)) and _writable(Path(x))),
+    str: ("a text", lambda x: isinstance(x, str) and x.strip()),
+    bool: ("True or False", lambda x: isinstance(x, bool)),
+}  # fmt: skip
+
+
+def _judges() -> dict:
+    from rlhf_helpers.evaluation import JUDGES  # seconds to import, and seldom needed
+
+    return JUDGES
+
+
+def _writable(path: Path) -> bool:
+    """Whether there is such a folder, or one could be made."""
+    there = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 @dataclass(frozen=True)
 class Preset:
     """One configuration of the whole series. Change a field with `dataclasses.replace`.
 
-    Lengths are in tokens, `*_examples` and `*_batch` in sentences (None: all there are).
+    Lengths are in tokens, `*_examples` and `*_batch` in sentences (None: all there are). Raises
+    ValueError that names the field if one makes no sense.
     """
 
     name: str
@@ -53,6 +89,13 @@ class Preset:
     ppo_no_eos_score: float = -3.0  # the score of a response that never ended
 
     eval_prompts: int = 1_000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, types = getattr(self, field.name), get_args(field.type) or (field.type,)
+            must, is_right = RULES.get(field.name) or RULES[types[0]]
+            right = is_right(value) or (value is None and type(None) in types)
+            check(right, f"preset.{field.name} is {value!r}, but must be {must}")
 
     def folder(self, stage: str) -> Path:
         """Where a stage ("sft", "reward_model", "policy") leaves its model and metrics."""
@@ -125,7 +168,7 @@ def load_preset(name: str | None = None) -> Preset:
     which one it is, why, and how to change it. RLHF_SEED, RLHF_MODEL, RLHF_DATASET and
     RLHF_ARTIFACTS replace the fields of those names.
 
-    Raises ValueError for an unknown preset or a seed that is no whole number from 0 on.
+    Raises ValueError for an unknown preset or a field that makes no sense.
     """
     device = _device()
     if name is not None:
@@ -137,8 +180,7 @@ def load_preset(name: str | None = None) -> Preset:
     else:
         name, why = "gpt2", f"there is an accelerator here ({device})"
     presets = _presets(device)
-    if name not in presets:
-        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
+    check(name in presets, f"unknown preset {name!r}: choose one of {', '.join(presets)}")
 
     changes: dict[str, Any] = {
         field: os.environ[f"RLHF_{field.upper()}"]
@@ -146,8 +188,8 @@ def load_preset(name: str | None = None) -> Preset:
         if os.environ.get(f"RLHF_{field.upper()}")
     }
     if "seed" in changes:
-        if not changes["seed"].isdecimal():
-            raise ValueError(f"RLHF_SEED must be a whole number from 0 on, not {changes['seed']!r}")
+        whole = changes["seed"].isdecimal() and len(changes["seed"]) < 20
+        check(whole, f"RLHF_SEED must be a whole number from 0 on, not {changes['seed']!r:.40}")
         changes["seed"] = int(changes["seed"])
     if "artifacts" in changes:
         changes["artifacts"] = Path(changes["artifacts"])

@@ -4,8 +4,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch.nn.functional import pad as pad_columns
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedTokenizerBase
 
+from rlhf_helpers.checks import check, check_text, positions
 from rlhf_helpers.data import decode, pad
 from rlhf_helpers.models import LanguageModel, PolicyWithValueHead, hidden_states, left_aligned, position_ids
 
@@ -60,12 +61,17 @@ def sample_rollouts(
     Samples at temperature 1 from the whole distribution: the log-probabilities recorded are
     then those of the policy itself, which the ratio and the KL are about (trl#235). `policy`
     is a `PolicyWithValueHead` or any causal language model of transformers. A row stops at its
-    own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, or
-    one that does not fit into the model's positions with its response.
+    own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, one of other
+    ids, or one that does not fit into the model's positions with its response; FloatingPointError
+    where the policy's logits are nan.
     """
-    rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
+    check(not isinstance(prompts, str), "one string in place of a list of prompts")
+    rows = [
+        tokenizer(check_text(p, f"prompt {i}"), add_special_tokens=False)["input_ids"] if isinstance(p, str) else p
+        for i, p in enumerate(prompts)
+    ]
     lm = policy.lm if isinstance(policy, PolicyWithValueHead) else policy
-    _check_prompts(rows, max_new_tokens, lm.config.max_position_embeddings)
+    _check_prompts(rows, max_new_tokens, lm.config)
     eos, device = tokenizer.eos_token_id, lm.device
 
     prompt_ids, prompt_mask = (x.to(device) for x in pad(rows, tokenizer.pad_token_id, side="left"))
@@ -84,6 +90,8 @@ def sample_rollouts(
             past_key_values=cache, use_cache=True, logits_to_keep=1,
         )[0][:, -1]  # fmt: skip
         distribution = logits.float().log_softmax(-1)
+        if distribution[:, 0].isnan().any():  # one logit that is nan makes its whole row so
+            raise FloatingPointError("the policy's logits are nan: its weights are broken. Load an earlier checkpoint.")
         sampled = torch.multinomial(distribution.exp(), 1, generator=generator)
         response_ids[alive, t] = sampled[:, 0]
         logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
@@ -103,17 +111,19 @@ def sample_rollouts(
     return Rollouts(prompt_ids, prompt_mask, response_ids, response_mask, logprobs, ended)
 
 
-def _check_prompts(rows: list[list[int]], max_new_tokens: int, positions: int) -> None:
-    if not rows or max_new_tokens < 1:
-        raise ValueError(f"nothing to sample: {len(rows)} prompts, max_new_tokens={max_new_tokens}")
+def _check_prompts(rows: list[list[int]], max_new_tokens: int, config: PreTrainedConfig) -> None:
+    some = rows and isinstance(max_new_tokens, int) and max_new_tokens >= 1
+    check(some, f"nothing to sample: {len(rows)} prompts, max_new_tokens={max_new_tokens}")
+    most = positions(config)
     for i, row in enumerate(rows):
-        if not row:
-            raise ValueError(f"prompt {i} is empty. To start from nothing, make the prompt end-of-text.")
-        if len(row) + max_new_tokens > positions:
-            raise ValueError(
-                f"prompt {i} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the "
-                f"model's {positions} positions. Shorten the prompt or max_new_tokens."
-            )
+        check(row, f"prompt {i} is empty. To start from nothing, make the prompt end-of-text.")
+        wrong = [token for token in row if token not in range(config.vocab_size)]
+        check(not wrong, f"prompt {i} has ids {wrong[:3]}, which are not of the model's {config.vocab_size}")
+        check(
+            len(row) + max_new_tokens <= most,
+            f"prompt {i} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the "
+            f"model's {most} positions. Shorten the prompt or max_new_tokens.",
+        )
 
 
 def response_outputs(

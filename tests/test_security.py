@@ -242,13 +242,13 @@ def test_the_search_finds(source):
 
 
 def audit(tmp_path, *replies):
-    """.ci/audit.py on a pip-audit that gives these replies, one a service; what it printed, and its status."""
+    """tools/audit.py on a pip-audit that gives these replies, one a service; what it printed, and its status."""
     fake = tmp_path / "pip_audit.py"
     fake.write_text(
         f"import sys\nreply = dict(zip(('pypi', 'osv'), {replies!r}))[sys.argv[-1]]\n"
         "assert sys.argv[1:3] == ['-r', 'constraints.txt']\nprint(reply or sys.exit('no route to host'))"
     )
-    command = [sys.executable, str(ROOT / ".ci" / "audit.py"), sys.executable, str(fake)]
+    command = [sys.executable, str(ROOT / "tools" / "audit.py"), sys.executable, str(fake)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     return done.stdout, done.returncode
 
@@ -273,7 +273,7 @@ def test_the_audit_fails_on_what_it_finds_and_says_when_it_could_not_look(tmp_pa
         said, status = audit(tmp_path, pypi, "")
         assert status == 0 and said.startswith("audit skipped, nothing was checked") and "no route to host" in said
     missing = subprocess.run(
-        [sys.executable, ".ci/audit.py", "no-such-program"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "tools/audit.py", "no-such-program"], capture_output=True, text=True, cwd=ROOT
     )
     assert missing.returncode == 0 and "no-such-program is not installed" in missing.stdout
 

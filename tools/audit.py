@@ -1,4 +1,4 @@
-"""Known vulnerabilities among the pinned packages: `python .ci/audit.py pip-audit`, or what else pip-audit is called.
+"""Known vulnerabilities among the pinned packages: `python tools/audit.py pip-audit`, or what else pip-audit is called.
 
 Ends with 1 if there are any, and with 0 and one line that says why where nothing could be audited: pip-audit itself
 reports "no known vulnerabilities" also of packages that its service knows nothing of.
