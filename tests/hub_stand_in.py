@@ -26,7 +26,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, token="hf_" + "w" * 34, user="someone"):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url, self.token, self.user = f"http://127.0.0.1:{self.server_port}", token, user
-        self.repos, self.gated, self.objects, self.cuts = {}, set(), {}, {}
+        self.repos, self.gated, self.private, self.objects, self.cuts = {}, set(), set(), {}, {}
         self.seen = []  # (method, path, Authorization) of every request
         self.commits = 0
 
@@ -128,7 +128,8 @@ class Handler(BaseHTTPRequestHandler):
         if name in hub.repos:
             return self.reply(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
         hub.repos[name] = {}
-        return self.reply(body={"url": f"{hub.url}/{name}", "name": name, "visibility": asked.get("visibility")})
+        hub.private |= {name} if asked.get("visibility") == "private" else set()
+        return self.reply(body={"url": f"{hub.url}/{name}", "name": name})
 
     def validate(self, card):
         """As the Hub does: metadata that is no YAML, or of another form, is refused."""

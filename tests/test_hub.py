@@ -94,7 +94,8 @@ def test_a_policy_arrives_byte_for_byte_and_loads(server, policy, lm, tokenizer,
     }  # fmt: skip
     assert all(data == (policy / name).read_bytes() for name, data in got.items())
     assert contents(policy) == before | {Path("README.md"): got["README.md"]}, "something here was changed"
-    assert f"{server.url}/someone/reviews/commit/" in said and "private" in said and server.commits == 1
+    assert f"{server.url}/someone/reviews/commit/" in said and server.commits == 1
+    assert "private" in said and server.private == {"someone/reviews"}
 
     there = received(server, "someone/reviews", tmp_path / "there")
     model = AutoModelForCausalLM.from_pretrained(there, use_safetensors=True)

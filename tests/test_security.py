@@ -15,6 +15,7 @@ import nbformat
 import pytest
 import torch
 from hub_stand_in import REASON, Hub
+from safetensors.torch import load_file
 from test_project import PATHS, ROOT
 
 from rlhf_helpers import data, evaluation
@@ -77,6 +78,14 @@ def test_a_pickle_in_place_of_weights_is_refused_unrun(load, name, folder, trap)
     with pytest.raises(wrong, match="safetensors|deserializ"):
         load(str(folder))
     assert not trap.ran()
+
+
+@every_loader
+def test_even_good_weights_are_refused_if_they_are_pickled(load, folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        load(str(folder))
 
 
 @every_loader
