@@ -70,6 +70,7 @@ def w(tiny, tmp_path, monkeypatch):
     """What the rows of the tables work on: the tiny models, and makers of folders and environments."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.exit("somebody was asked a question"))
     for name in ("PRESET", "SEED", "MODEL", "DATASET", "ARTIFACTS"):
         monkeypatch.delenv(f"RLHF_{name}", raising=False)
 
@@ -181,6 +182,8 @@ for field, values in {
         bad(f"{field}={value!r}", call, ValueError, f"preset.{field} is {re.escape(repr(value))}, .* must be")
 
 # Models, by RLHF_MODEL: first the tokenizer ...
+EVIL = {"model_type": "foo", "auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "evil.Model")}
+EVIL_TOKENIZER = b'{"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", null]}}'
 TOKENIZERS = {
     "no tokenizer": (
         lambda w: w.model("tokenizer.json", "tokenizer_config.json"), ValueError, "no words.*tokenizer.json",
@@ -188,6 +191,13 @@ TOKENIZERS = {
     "broken tokenizer": (lambda w: w.model(files={"tokenizer.json": b"{oops"}), ValueError, "can't load the tokenizer"),
     "no config": (lambda w: w.model("config.json"), ValueError, "can't load the model's configuration"),
     "broken config": (lambda w: w.model(files={"config.json": b"{oops"}), ConnectionError, "not a valid JSON"),
+    "a tokenizer with code of its own": (
+        lambda w: w.model("tokenizer.json", config=EVIL, files={"tokenizer_config.json": EVIL_TOKENIZER}),
+        ValueError, "can't load the tokenizer.*custom code",
+    ),
+    "a configuration with code of its own": (
+        lambda w: w.model(config=EVIL), ValueError, "can't load the model's configuration.*custom code",
+    ),
     "an empty folder": (lambda w: str(w.tmp), ValueError, "can't load the tokenizer"),
     "a file": (lambda w: __file__, ConnectionError, "can't load the tokenizer"),
     "no such folder": (lambda w: "/no/such/folder", ConnectionError, "Ways out"),
@@ -211,7 +221,6 @@ def tiny_t5():
         vocab_size=1600, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0))  # fmt: skip
 
 
-AUTO = ("AutoConfig", "AutoModelForCausalLM")
 # ... then its weights
 MODELS = {
     "no weights": (lambda w: w.model("model.safetensors"), ConnectionError, "no file named model.safetensors"),
@@ -225,10 +234,7 @@ MODELS = {
     "weights of another width": (lambda w: w.model(config={"n_embd": 72}), ValueError, "can't load the model"),
     "more layers than weights": (lambda w: w.model(config={"n_layer": 5}), ValueError, "lacks 2. weights of the model"),
     "an unknown architecture": (lambda w: w.model(config={"model_type": "foo"}), ValueError, "can't load the model"),
-    "code of its own": (
-        lambda w: w.model(config={"model_type": "foo", "auto_map": dict.fromkeys(AUTO, "evil.Model")}),
-        ValueError, "can't load the model",
-    ),
+    "code of its own": (lambda w: w.model(config=EVIL), ValueError, "can't load the model.*custom code"),
     "an encoder": (lambda w: w.model("model.safetensors", other=tiny_bert()), ValueError, "later tokens.*encoder"),
     "an encoder and a decoder": (
         lambda w: w.model("model.safetensors", other=tiny_t5()), ValueError, "can't load the model",
@@ -477,13 +483,13 @@ for name, call, words in (
     ("plot: no lengths", lambda w: plots.sentence_lengths([]), "no sentences"),
     ("plot: no scores", lambda w: plots.scores_by_class(torch.zeros(0), torch.zeros(0)), "one for each label"),
     ("plot: scores of nan", lambda w: plots.scores_by_class(torch.tensor([math.nan]), torch.ones(1)), "finite"),
-    ("plot: a third class", lambda w: plots.confusion_matrix(torch.zeros(2), torch.tensor([0, 2])), "labels must be 0 or 1"),
-    ("plot: one label too few", lambda w: plots.confusion_matrix(torch.zeros(2), torch.tensor([0])), "one for each score"),
+    ("plot: a third class", lambda w: plots.confusion_matrix(torch.zeros(2), torch.tensor([0, 2])), "labels must be"),
+    ("plot: one label too few", lambda w: plots.confusion_matrix(torch.zeros(2), torch.tensor([0])), "one for each"),
     ("plot: no probability", lambda w: plots.reliability(torch.tensor([1.5]), torch.ones(1)), "from 0 to 1"),
     ("plot: bars without tokens", lambda w: plots.token_bars(["a"], reward=[1.0, 2.0]), "not 1 values"),
     ("plot: five rows of bars", lambda w: plots.token_bars(["a"], **{c: [1.0] for c in "abcde"}), "four"),
     ("plot: five curves", lambda w: plots.frontier({c: POINTS for c in "abcde"}), "four"),
-    ("plot: no validation yet", lambda w: plots.loss_curves(METRICS, "loss", "validation_loss"), "validation_loss.*training"),
+    ("plot: no validation yet", lambda w: plots.loss_curves(METRICS, "loss", "v_loss"), "no .'v_loss"),
     ("plot: no step yet", lambda w: plots.loss_curves(pd.DataFrame(), "loss", "validation_loss"), "training"),
     ("plot: an update is yet to come", lambda w: plots.reward_hacking({"a": pd.DataFrame()}), "training"),
 ):  # fmt: skip
@@ -590,9 +596,10 @@ def test_odd_input_gives_a_correct_result(w, holds):
 # --- properties ------------------------------------------------------------------------------------
 
 SCRIPTS = [
-    "naïve café .", "Ψάπφω .", "фильм !", "فيلم رائع", "סֶרֶט טוֹב", "चलचित्र", "ภาพยนตร์", "电影很好。", "映画だ", "영화 !",
-    "ፊልም", "ᠺᠢᠨᠣ", "𐎀𐎁 𓀀", "e\u0301\u0301\u0301" * 9, "👩‍👩‍👧‍👦 👍🏽 🇺🇳", "\u202egnikcab\u202c .", "a\u200db\u200c\ufeff", "\0",
-    "\x01\x1b[31m\x7f", "\ue000\uffff\U0010ffff", "<|endoftext|>", "a <|endoftext|> b", "\\n\t\r\n .", "'''\"`$(rm)`", "ﷺ", "a" * 300,
+    "naïve café .", "Ψάπφω .", "фильм !", "فيلم رائع", "סֶרֶט טוֹב", "चलचित्र", "ภาพยนตร์", "电影很好。", "映画だ",
+    "영화 !", "ፊልም", "ᠺᠢᠨᠣ", "𐎀𐎁 𓀀", "e\u0301\u0301\u0301" * 9, "👩‍👩‍👧‍👦 👍🏽 🇺🇳", "\u202egnikcab\u202c .",
+    "a\u200db\u200c\ufeff", "\0", "\x01\x1b[31m\x7f", "\ue000\uffff\U0010ffff", "<|endoftext|>", "a <|endoftext|> b",
+    "\\n\t\r\n .", "'''\"`$(rm)`", "ﷺ", "a" * 300,
 ]  # fmt: skip
 TEXT = st.sampled_from(SCRIPTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 SOME = st.lists(TEXT.filter(str.strip), min_size=1, max_size=4)
