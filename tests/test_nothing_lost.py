@@ -64,10 +64,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(stage, processes, t
     whole.join(120)
     assert whole.exitcode == 0 and step.value == last
     metrics = pd.read_csv(tmp_path / "whole" / "metrics.csv")
-    moments = random.Random(stage)
-    killed_at = []
-    for at in sorted(moments.randrange(last - 1) for _ in range(26)):
-        step.value = -1
+    moments, tries, killed_at = random.Random(stage), 26, []
+    for i in range(tries):
+        at, step.value = int((i + moments.random()) * (last - 2) / tries), -1  # spread over the whole run
         process = start(processes, trainings.train, stage, tmp_path / "killed", step)
         deadline = time.time() + 60
         while process.is_alive() and step.value < at and time.time() < deadline:
