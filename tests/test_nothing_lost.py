@@ -1,5 +1,6 @@
 """Nothing is lost: killed, interrupted, damaged, out of disk, two at once, or made of parts that don't fit."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -19,11 +20,11 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+import trainings
 from safetensors.torch import load_file, save_file
 from test_training import new_run, same, train
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-import trainings
 from rlhf_helpers import artifacts, data, evaluation, models, ppo, rollouts, training
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
@@ -168,7 +169,7 @@ def notebook(monkeypatch):
 
 def cell(stage, pattern):
     cells = nbformat.read(ROOT / NOTEBOOKS[stage], as_version=4).cells
-    (source,) = [c.source for c in cells if c.cell_type == "code" and re.search(pattern, c.source, re.M)]
+    (source,) = [c.source for c in cells if c.cell_type == "code" and re.search(pattern, c.source, re.MULTILINE)]
     return source
 
 
@@ -243,7 +244,7 @@ def test_a_notebooks_training_cells_stopped_and_run_again(stage, notebook, lm, t
     moments, stops = random.Random(stage), 0
     while stops < 6:
         clock.stop = clock.ticks + moments.randrange(1, ticks // 3)
-        again = cells if not stops or stops % 2 else cells[-1:]  # the `Run` made anew, or the same object iterated again
+        again = cells if not stops or stops % 2 else cells[-1:]  # a new `Run`, or the same one iterated again
         errors = [notebook(source) for source in again]
         if errors[-1] is None:
             break
@@ -320,6 +321,14 @@ def test_a_damaged_checkpoint_is_found_and_the_previous_one_used(tmp_path, capsy
         assert step == 12 or (str(path) in printed and "Taking the one before it" in printed)
         harmless += step == 12
     assert harmless < 5  # white space in the header, say
+    for _ in range(2):  # the damaged one must not take the place of the previous one
+        path.write_bytes(content[:-1])
+        with pytest.raises(KeyboardInterrupt):
+            train(new_run(tmp_path / "run"), until=13)
+        assert resumed_at(tmp_path / "run", weights) == 12
+    path.write_bytes(content[:-1])
+    assert resumed_at(tmp_path / "run", weights) == 8
+    capsys.readouterr()
     same(whole, train(new_run(tmp_path / "run")))
     assert "is damaged" in capsys.readouterr().out
     same(whole, train(new_run(tmp_path / "run")))
@@ -380,7 +389,7 @@ def test_metrics_and_tensors_belong_together(metrics, tmp_path):
 
 
 def train_with_little_room(folder, limit, said):
-    sys.stdout = open(os.devnull, "w")  # the limit is on every file
+    sys.stdout = io.StringIO()  # the limit is on every file
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         train(new_run(folder))
@@ -428,18 +437,18 @@ def test_two_processes_in_one_folder(processes, tmp_path):
     train(new_run(tmp_path))  # the lock went with the process
 
 
+def train_again(folder):
+    train(new_run(folder))
+
+
 def test_a_cell_run_again_is_not_shut_out_by_its_first_run(processes, tmp_path):
     abandoned = iter(new_run(tmp_path / "run"))
     next(abandoned)
     same(train(new_run(tmp_path / "whole")), train(new_run(tmp_path / "run")))
     abandoned.close()
-    process = start(processes, trainings_run_finished, tmp_path / "run")
+    process = start(processes, train_again, tmp_path / "run")
     process.join(60)
     assert process.exitcode == 0, "the lock was kept"
-
-
-def trainings_run_finished(folder):
-    train(new_run(folder))
 
 
 # where a model comes from
@@ -456,12 +465,11 @@ def chain(tmp_path, monkeypatch, lm, tokenizer):
     def save(stage, model, made_from=()):
         model.save_pretrained(preset.folder(stage))
         tokenizer.save_pretrained(preset.folder(stage))
-        settings = preset.settings(stage, made_from)
-        training.Run(preset.folder(stage), lm, torch.optim.SGD(lm.parameters()), steps=7, seed=0, settings=settings).record()
+        artifacts.record(preset.folder(stage), preset.settings(stage, made_from), steps=7)
 
     save("sft", lm)
     save("reward_model", models.RewardModel(lm), ("sft",))
-    return SimpleNamespace(preset=preset, save=save, folder=tmp_path)
+    return SimpleNamespace(preset=preset, folder=tmp_path)
 
 
 def test_a_record_says_what_the_model_was_made_of(chain):
@@ -514,23 +522,21 @@ def test_one_stages_model_in_the_place_of_anothers(chain):
 def test_a_reward_model_of_another_sft_model(other, chain, lm, tokenizer):
     before = artifacts.digest(chain.preset.folder("sft"))
     settings = chain.preset.settings("policy", made_from=("sft", "reward_model"))
-    assert chain.preset.settings("policy", made_from=("sft", "reward_model")) == settings
     train(new_run(chain.folder / "policy", **settings))
     if other == "weights":
         lm.lm_head.weight.data += 1
+        lm.save_pretrained(chain.preset.folder("sft"))
     else:
         tokenizer = type(tokenizer).from_pretrained(chain.preset.folder("sft"))
         tokenizer.add_tokens(["dreadful"])
         tokenizer.save_pretrained(chain.preset.folder("sft"))
-    chain.save("sft", lm) if other == "weights" else artifacts.record(
-        chain.preset.folder("sft"), chain.preset.settings("sft"), 7
-    )
+    artifacts.record(chain.preset.folder("sft"), chain.preset.settings("sft"), steps=7)
     after = artifacts.digest(chain.preset.folder("sft"))
     assert chain.preset.require("sft") and before != after
     with pytest.raises(ValueError, match=f"another sft model.*{before}.*{after}.*2-RM Training.ipynb"):
         chain.preset.require("reward_model")
     settings = chain.preset.settings("policy", made_from=("sft", "reward_model"))
-    with pytest.raises(ValueError, match=f"other settings.*{before}.*{after}"):  # PPO's own checkpoint is of the old one
+    with pytest.raises(ValueError, match=f"other settings.*{before}.*{after}"):  # PPO began from the old one
         train(new_run(chain.folder / "policy", **settings))
 
 

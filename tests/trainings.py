@@ -1,6 +1,6 @@
 """The three trainings of the series, small, in the loops of the notebooks: what `test_nothing_lost.py` stops."""
 
-import os
+import io
 import random
 import sys
 from pathlib import Path
@@ -44,7 +44,7 @@ def run_of(folder: Path, stage: str, model: torch.nn.Module) -> Run:
 def train(stage: str, folder: Path, step) -> None:
     """Runs a training to its end; `step.value` says how far it is."""
     torch.set_num_threads(1)
-    sys.stdout = open(os.devnull, "w")  # many of them are started
+    sys.stdout = io.StringIO()  # many of them are started
     lm = small_lm()
     if stage == "policy":
         reference, reward_model = freeze(small_lm()), freeze(RewardModel(lm))
