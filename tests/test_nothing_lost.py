@@ -481,6 +481,11 @@ def test_a_record_says_what_the_model_was_made_of(chain):
     assert re.fullmatch("[0-9a-f]{16}", sft["versions"]["rlhf_helpers"])
     assert set(sft["files"]) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert reward_model["settings"]["made_from"] == {"sft": artifacts.digest(chain.preset.folder("sft"))}
+    run = train(new_run(chain.folder / "run", lr=0.1, beta=2))
+    for folder in (None, chain.preset.folder("sft")):
+        run.record(folder)
+        about = artifacts.check(folder or run.folder)
+        assert about["settings"] == {"beta": 2} and about["steps"] == 20 and bool(about["files"]) == bool(folder)
 
 
 @pytest.mark.parametrize(
