@@ -72,7 +72,8 @@ def main() -> None:
     optimizer = torch.optim.Adam(policy.parameters(), lr=preset.ppo_lr, eps=1e-5)
     run = parallel.ParallelRun(
         accelerator, preset.folder("policy-parallel"), policy, optimizer,
-        steps=preset.ppo_updates, seed=preset.seed, settings=preset.settings("policy", made_from=("sft", "reward_model")),
+        steps=preset.ppo_updates, seed=preset.seed,
+        settings=preset.settings("policy", made_from=("sft", "reward_model")),
     )  # fmt: skip
     loops.align(
         run, preset, run.sampler, reference, lambda batch: (raw_score(batch) - mean) / deviation,
