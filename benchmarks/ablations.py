@@ -147,7 +147,7 @@ def main() -> None:
         artifacts = Path("artifacts/ablations") / str(seed)
         os.environ |= {"RLHF_SEED": str(seed), "RLHF_ARTIFACTS": str(artifacts)}
         for stage in ("sft", "reward_model"):
-            if not (artifacts / "tiny" / stage / "config.json").exists():
+            if not (artifacts / "tiny" / stage / "artifact.json").exists():
                 run_cells(stage, {}, "## Set-up", "## Recap")
         for ablation in ABLATIONS:
             name = ablation.__name__.replace("_", " ")

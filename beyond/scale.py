@@ -68,7 +68,8 @@ def main() -> None:
     optimizer = torch.optim.Adam(policy.parameters(), lr=preset.ppo_lr, eps=1e-5)
     run = parallel.ParallelRun(
         accelerator, preset.folder("policy-parallel"), policy, optimizer,
-        steps=preset.ppo_updates, seed=preset.seed, settings=preset.settings("policy"),
+        steps=preset.ppo_updates, seed=preset.seed,
+        settings=preset.settings("policy", made_from=("sft", "reward_model")),
     )  # fmt: skip
     loops.align(
         run, preset, run.sampler, reference, reward, prompts_of, tokenizer,
@@ -77,6 +78,7 @@ def main() -> None:
     run.save_policy()
     if accelerator.is_main_process:
         tokenizer.save_pretrained(run.folder)
+        run.record()
 
 
 if __name__ == "__main__":

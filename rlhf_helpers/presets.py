@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import torch
 
+from rlhf_helpers import artifacts
 from rlhf_helpers.checks import check
 
 TINY = Path(os.path.relpath(Path(__file__).parent / "tiny"))  # relative: the same in every checkout
@@ -102,20 +103,49 @@ class Preset:
         return Path(self.artifacts) / self.name / stage
 
     def require(self, stage: str) -> Path:
-        """The folder of an earlier stage. Raises FileNotFoundError if it was not finished."""
+        """The folder of an earlier stage, which this preset must have made, whole and from what is there now.
+
+        Raises FileNotFoundError if the stage was not finished, ValueError if it is damaged, of other
+        settings, or made from an earlier stage that has since been trained anew.
+        """
         folder = self.folder(stage)
-        if not (folder / "config.json").exists():
+        if not (folder / artifacts.RECORD).exists():
             raise FileNotFoundError(
                 f"{folder} holds no finished model. Run {NOTEBOOKS[stage]!r} first, with the same "
                 f"preset ({self.name!r}) and RLHF_ARTIFACTS ({str(self.artifacts)!r})."
             )
+        try:
+            theirs = artifacts.check(folder)["settings"]
+        except ValueError as error:
+            raise ValueError(f"{error}. Run {NOTEBOOKS[stage]!r} again: it saves the model anew.") from error
+        made_from = theirs.pop("made_from", {})
+        if differ := artifacts.differences(theirs, self.settings(stage)):
+            raise ValueError(
+                f"{folder} holds a model of other settings (there, here): {differ}. Go back to its settings in the "
+                f"configuration cell, or delete the folder and run {NOTEBOOKS[stage]!r} again, or set RLHF_ARTIFACTS."
+            )
+        for parent, there in made_from.items():
+            here = artifacts.digest(self.folder(parent))
+            if here not in (there, None):
+                raise ValueError(
+                    f"{folder} was made from another {parent} model than the one in {self.folder(parent)} (weights "
+                    f"there {there}, here {here}). Delete the first folder and run {NOTEBOOKS[stage]!r} again."
+                )
         return folder
 
-    def settings(self, stage: str) -> dict:
-        """What a stage's result depends on: if any of it changes, the stage must be run anew."""
-        prefix = {"sft": "sft_", "reward_model": "rm_", "policy": "ppo_"}[stage]
+    def settings(self, stage: str, made_from: tuple[str, ...] = ()) -> dict:
+        """What a stage's result depends on: if any of it changes, the stage must be run anew.
+
+        `made_from` are the earlier stages whose models it starts from; they are told apart by their weights.
+        """
+        prefixes = ("sft_", "rm_", "ppo_")[: 1 + list(NOTEBOOKS).index(stage)]  # a stage depends on those before it
         common = ("name", "model", "dataset", "precision", "seed", "max_tokens")
-        return {k: v for k, v in asdict(self).items() if k in common or k.startswith(prefix)}
+        found = {k: v for k, v in asdict(self).items() if k in common or k.startswith(prefixes)}
+        for k in ("model", "dataset"):  # the embedded ones are the same wherever you stand
+            found[k] = str(found[k]).replace(str(TINY), "embedded")
+        if made_from:
+            found["made_from"] = {parent: artifacts.digest(self.folder(parent)) for parent in made_from}
+        return found
 
     def __str__(self) -> str:
         groups: dict[str, list[str]] = {"sft_": [], "rm_": [], "ppo_": [], "": []}

@@ -1,22 +1,30 @@
 """One resumable training run: finite steps, a schedule, metrics, progress and checkpoints."""
 
+import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
-from safetensors import safe_open
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from rlhf_helpers import artifacts
+
+_trained: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()  # model -> the run whose steps it has taken
 
 
 def autocast(preset) -> torch.autocast:
@@ -33,9 +41,10 @@ class Run:
             run.log(loss=loss)      # one row of metrics.csv and of TensorBoard
 
     Random numbers are seeded anew at each step from (seed, step), and the learning rate is a
-    function of the step. A checkpoint is therefore only parameters, optimiser state and the
-    small values in `run.state`, and a run that was killed and continued is bit for bit the run
-    that never stopped (on the CPU). The model is saved as safetensors; nothing is pickled.
+    function of the step. A checkpoint is therefore only parameters, optimiser state, the metrics
+    and the small values in `run.state`, and a run that was killed and continued is bit for bit the
+    run that never stopped (on the CPU). It is one file of safetensors; nothing is pickled. The one
+    before it is kept: if the last is damaged, the run says so and continues from there.
     """
 
     def __init__(
@@ -63,11 +72,9 @@ class Run:
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.state: dict = {}  # JSON values that the loop carries from step to step
         self.history: list[dict] = []
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        self.checkpoint = self.folder / "checkpoint.safetensors"
+        self.previous = self.folder / "checkpoint.previous.safetensors"
+        self.last_is_whole = False  # whether `checkpoint` may take the place of `previous`
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -75,19 +82,49 @@ class Run:
         return pd.DataFrame(self.history)
 
     def __iter__(self) -> Iterator[int]:
+        """The steps that are left to do.
+
+        Raises RuntimeError at once if another process runs this folder, ValueError if what it holds won't do,
+        OSError if it can't be written, on a full disk say.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # of the process: it goes when that is killed, and a cell that is run again is not shut out by its first run
+        lock = FileLock(self.folder / "run.lock", timeout=0, is_singleton=True, thread_local=False)
+        try:
+            with lock if self.main else nullcontext():
+                yield from self._steps()
+        except Timeout:
+            raise RuntimeError(
+                f"another notebook or process is running {self.folder}, and two would tear each other's files. Wait "
+                "for it, or shut its kernel down, or set RLHF_ARTIFACTS to another folder here."
+            ) from None
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"can't write into {self.folder}: {error}. What was saved before is whole: put this right (is the "
+                "disk full?) and run this again; it continues from there."
+            ) from error
+
+    def _steps(self) -> Iterator[int]:
         done = self._restore()
-        if done and self.main:
-            where = "finished" if done == self.steps else f"stopped after {done} of {self.steps} steps"
-            print(f"{self.folder} holds this run, {where}: continuing from there (delete it to start anew)")
-        if not done:
-            self._save(0)  # so that a stop before the first checkpoint can go back to the start
+        if done is None:
+            if _trained.get(self.model) == self.folder:
+                raise RuntimeError(
+                    f"the checkpoint in {self.folder} is gone, and this model has been trained already: restart the "
+                    "kernel, so that it starts anew."
+                )
+            done = 0
+            self._save(done)  # so that a stop before the first checkpoint can go back to the start
+        elif self.main:
+            self._write_metrics()
+            anew = "to start anew, delete it and restart the kernel"
+            if done == self.steps:
+                print(f"{self.folder} holds this run, finished: nothing is trained ({anew})")
+            else:
+                print(f"{self.folder} holds this run, stopped after {done} of {self.steps} steps: continuing ({anew})")
+        if done == self.steps:
+            return
         bar = tqdm(
-            range(done, self.steps),
-            initial=done,
-            total=self.steps,
-            file=sys.stdout,
-            ncols=79,
-            disable=done == self.steps or not self.main,
+            range(done, self.steps), initial=done, total=self.steps, file=sys.stdout, ncols=79, disable=not self.main
         )
         with SummaryWriter(self.folder / "tensorboard", purge_step=done) if self.main else nullcontext() as board:
             for step in bar:
@@ -106,6 +143,14 @@ class Run:
                     if self.main:
                         tqdm.write(f"step {step + 1}: {', '.join(shown[:6])}", file=sys.stdout)
 
+    def record(self, folder: Path | None = None) -> None:
+        """Writes `artifact.json` beside the model and tokenizer that were saved in `folder`, or in the run's own.
+
+        Settings, versions and each file's digest: `preset.require` refuses a model without it, or one that it
+        does not describe.
+        """
+        artifacts.record(folder or self.folder, self.settings, self.steps)
+
     def step(self, loss: torch.Tensor) -> float:
         """One optimiser step on `loss`; the gradient's norm before clipping.
 
@@ -116,6 +161,7 @@ class Run:
         loss.backward()
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)).item()
         self._check_finite("gradient", norm)
+        _trained[self.model] = self.folder
         self.optimizer.step()
         return norm
 
@@ -147,31 +193,70 @@ class Run:
             tensors |= {f"optimizer.{i}.{name}": whole(x) for name, x in moments.items()}
         if not self.main:
             return
+        tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
         run = {"done": done, "steps": self.steps, "settings": self.settings, "state": self.state}
-        # written beside and renamed: a kill at any moment leaves one whole file
-        self.metrics.to_csv(self.folder / "metrics.csv.part", index=False)
-        os.replace(self.folder / "metrics.csv.part", self.folder / "metrics.csv")
-        part = self.checkpoint.with_suffix(".part")
-        save_file({k: x.contiguous() for k, x in tensors.items()}, part, {"run": json.dumps(run)})
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, self.checkpoint)
+        run = json.dumps(run | {"history": self.history})
+        part = self.folder / "part"  # written and flushed there, then renamed: a stop at any moment leaves a whole one
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        try:
+            part.mkdir()
+            save_file(tensors, part / "checkpoint", {"run": run, "digest": _digest(run, tensors)})
+            _flush(part / "checkpoint")
+            if self.last_is_whole:
+                os.replace(self.checkpoint, self.previous)
+            os.replace(part / "checkpoint", self.checkpoint)
+            _flush(self.folder)
+            self.last_is_whole = True
+            self._write_metrics()
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
-    def _restore(self) -> int:
-        """Loads the checkpoint, if there is one; how many steps are done."""
-        if not self.checkpoint.exists():
-            return 0
-        with safe_open(self.checkpoint, "pt") as file:
-            run = json.loads(file.metadata()["run"])
-            if run["settings"] != self.settings or run["steps"] != self.steps:
-                theirs = run["settings"] | {"steps": run["steps"]}
-                ours = self.settings | {"steps": self.steps}
-                differ = {k: (theirs.get(k), v) for k, v in ours.items() if theirs.get(k) != v}
-                raise ValueError(
-                    f"{self.folder} holds a run of other settings (there, here): {differ}. Delete the folder to "
-                    "train anew, or set RLHF_ARTIFACTS to another one."
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    def _write_metrics(self) -> None:
+        """For readers: the run itself takes its history from the checkpoint, so that the two can't disagree."""
+        part = self.folder / "metrics.csv.part"
+        try:
+            self.metrics.to_csv(part, index=False)
+            os.replace(part, self.folder / "metrics.csv")
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _restore(self) -> int | None:
+        """Loads the last good checkpoint, if there is one; how many steps are done."""
+        damaged = []
+        for path in (self.checkpoint, self.previous):
+            if not path.exists():
+                continue
+            try:
+                run, tensors = _read(path)
+            except SafetensorError as error:
+                damaged.append(f"{path} is damaged, or no checkpoint of a run: {error}")
+                continue
+            self._load(path, run, tensors)
+            self.last_is_whole = path == self.checkpoint
+            if damaged and self.main:
+                print(f"{damaged[0]}. Taking the one before it.")
+            return run["done"]
+        if damaged:
+            raise ValueError(
+                f"{'; '.join(damaged)}. No good checkpoint is left: delete {self.folder} and restart the kernel to "
+                "train anew."
+            )
+        return None
+
+    def _load(self, path: Path, run: dict, tensors: dict[str, torch.Tensor]) -> None:
+        differ = artifacts.differences(run["settings"] | {"steps": run["steps"]}, self.settings | {"steps": self.steps})
+        if differ:
+            raise ValueError(
+                f"{self.folder} holds a run of other settings (there, here): {differ}. Delete the folder and restart "
+                "the kernel to train anew, or set RLHF_ARTIFACTS to another one."
+            )
+        there = {name: tuple(x.shape) for name, x in tensors.items() if name.startswith("model.")}
+        here = {f"model.{name}": tuple(p.shape) for name, p in self.model.named_parameters()}
+        if differ := artifacts.differences(there, here):
+            raise ValueError(
+                f"{path} holds another model (shapes there, here): {dict(list(differ.items())[:3])}. Delete the folder "
+                "and restart the kernel to train anew, or set RLHF_ARTIFACTS to another one."
+            )
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(_as(tensors[f"model.{name}"], p))
@@ -182,10 +267,37 @@ class Run:
                 _, i, key = name.split(".")
                 moments.setdefault(int(i), {})[key] = _as(x, parameters[int(i)]) if x.dim() else x
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        self.state, done = run["state"], run["done"]
-        history = pd.read_csv(self.folder / "metrics.csv", float_precision="round_trip") if done else pd.DataFrame()
-        self.history = history[history["step"] < done].to_dict("records") if done else []
-        return done
+        self.state, self.history = run["state"], run["history"]
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What `_save` put into a checkpoint. Raises SafetensorError if any of it is not as it was written."""
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    if "run" not in about or _digest(about["run"], tensors) != about.get("digest"):
+        raise SafetensorError("its content does not agree with its digest")
+    return json.loads(about["run"]), tensors
+
+
+def _digest(run: str, tensors: dict[str, torch.Tensor]) -> str:
+    found = hashlib.sha256(run.encode())
+    for name in sorted(tensors):
+        x = tensors[name]
+        found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        found.update(x.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, so that a power cut can't undo it; Windows has no such call for a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def whole(x: torch.Tensor) -> torch.Tensor:
