@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_helpers.models import LanguageModel
@@ -14,14 +15,25 @@ from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 from rlhf_helpers.training import Run, autocast
 
 
-def new_run(folder: Path, model: nn.Module, preset: Preset, stage: str, *, steps: int, lr: float, **settings) -> Run:
+def new_run(
+    folder: Path,
+    model: nn.Module,
+    preset: Preset,
+    stage: str,
+    *,
+    steps: int,
+    lr: float,
+    made_from: tuple[str, ...] = (),
+    **settings,
+) -> Run:
     """A `Run` with Adam on the weights of `model` that are to be trained.
 
-    Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours.
+    Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours; `made_from`
+    names the models of notebooks 1 and 2 that it starts from.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=lr, eps=1e-5, fused=True)
-    settings = preset.settings(stage) | {"lr": lr} | settings
+    settings = preset.settings(stage, made_from) | {"lr": lr} | settings
     return Run(folder, model, optimizer, steps=steps, seed=preset.seed, settings=settings)
 
 
