@@ -8,6 +8,7 @@ import copy
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -44,10 +45,12 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def _load(auto: type, name_or_path: str, what: str) -> PreTrainedModel:
-    settings = {"dtype": torch.float32, "use_safetensors": True, "attn_implementation": ATTENTION}
+def _load(auto: Any, name_or_path: str, what: str) -> Any:
     with loading(f"{what} {name_or_path!r}"):
-        model, info = auto.from_pretrained(name_or_path, **settings, trust_remote_code=False, output_loading_info=True)
+        model, info = auto.from_pretrained(
+            name_or_path, dtype=torch.float32, attn_implementation=ATTENTION,
+            use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
     lacking = sorted(info["missing_keys"])  # which transformers fills with random numbers
     check(not lacking, f"{name_or_path} lacks {len(lacking)} weights of {what}, as {lacking[:1]}: of another kind?")
     return model

@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             objects = [self.action(o) for o in json.loads(body)["objects"]]
             return self.reply(body={"transfer": "basic", "objects": objects})
         if step == "commit":
-            header, *operations = [json.loads(line) for line in body.splitlines()]
+            _, *operations = [json.loads(line) for line in body.splitlines()]
             for operation in operations:
                 value = operation["value"]
                 inline = operation["key"] == "file"

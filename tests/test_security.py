@@ -64,6 +64,15 @@ LOADERS = {
     "reward model": RewardModel.from_pretrained,
     "judge": evaluation.classifier_judge,
 }
+
+
+def made_for(load, folder):
+    """The folder, with a model of the kind that is loaded."""
+    if load == RewardModel.from_pretrained:
+        RewardModel(str(folder)).save_pretrained(folder)
+    return folder
+
+
 every_loader = pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
 
 
@@ -90,6 +99,7 @@ def test_even_good_weights_are_refused_if_they_are_pickled(load, folder):
 
 @every_loader
 def test_pickles_beside_weights_are_left_alone(load, folder, trap):
+    made_for(load, folder)
     names = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "vocab.pkl"]
     for name in names + ["adapter_model.bin", "value_head.bin", "tf_model.h5", "flax_model.msgpack"]:
         (folder / name).write_bytes(trap.pickled)
@@ -125,7 +135,7 @@ def test_a_pickled_checkpoint_is_refused_unrun(lm, tmp_path, trap):
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(trap.pickled)
     before = [p.clone() for p in lm.parameters()]
     run = Run(tmp_path / "run", lm, torch.optim.SGD(lm.parameters(), lr=0.1), steps=1, seed=0, settings={})
-    with pytest.raises(Exception):  # noqa: B017, PT011 - which one, tests/test_training.py says
+    with pytest.raises(Exception):  # noqa: B017 - which one, tests/test_training.py says
         next(iter(run))
     assert not trap.ran() and all(torch.equal(a, b) for a, b in zip(before, lm.parameters()))
 
@@ -134,7 +144,7 @@ def test_a_pickled_checkpoint_is_refused_unrun(lm, tmp_path, trap):
 @every_loader
 def test_code_in_a_repository_is_never_run_nor_offered(load, known, folder, trap, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *question: pytest.fail(f"asked whether to run it: {question}"))
-    (folder / "evil.py").write_text(trap.source)
+    (made_for(load, folder) / "evil.py").write_text(trap.source)
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {
         "AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.Tokens", None],
@@ -217,9 +227,9 @@ def findings(source):
             found.append(text)
         if name in BANNED_CALLS and (isinstance(node.func, ast.Name) or name not in ("eval", "compile")):
             found.append(text)  # model.eval() and re.compile() are others
-        if name == "load" and of in ("torch", "np", "numpy") or name in ("read_pickle", "to_pickle"):
+        if (name == "load" and of in ("torch", "np", "numpy")) or name in ("read_pickle", "to_pickle"):
             found.append(text)
-        if name == "from_pretrained" and of.startswith("AutoModel") and "SAFELY" not in text:
+        if name == "from_pretrained" and (of.startswith("AutoModel") or of == "auto"):
             found += [text] * (options.get("use_safetensors") is not True)
         if name == "pipeline" and isinstance(options.get("model"), ast.Call) and "use_safetensors" not in text:
             found.append(text)
@@ -322,7 +332,7 @@ asked = judging.questions([{"prompt": "a", "ours": "b", "theirs": "c"}], "ours",
 for attempt in (
     lambda: hub.push(folder, "someone/mine", about="A policy.", prompt="the film"),
     lambda: hub.push(folder, "another/mine", about="A policy.", prompt="the film"),
-    lambda: judging.ask(asked, Path("artifacts/judged.jsonl"), "a-judge", base_url=os.environ["HF_ENDPOINT"], retries=0),
+    lambda: judging.ask(asked, Path("artifacts/judged.jsonl"), "judge", base_url=os.environ["HF_ENDPOINT"], retries=0),
 ):
     try:
         print("==", attempt())
