@@ -120,7 +120,7 @@ def encode(
 
 def decode(rows: list[list[int]] | torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Text of each row of token ids, without special tokens or spaces around it."""
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
 
 
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:

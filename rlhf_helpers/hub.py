@@ -85,7 +85,7 @@ def model_card(
                 if of == rows[-1][0]  # of several models, the last is this one
             ],
         ),
-        template_path=Path(__file__).with_name("model_card.md"),
+        template_path=str(Path(__file__).with_name("model_card.md")),
         repo_id=repo_id, title=title, about=about, prompt=repr(prompt), adapter=adapter, scores=scores,
         tiny=ours["model"], origin=origin, rows=rows, steps=len(metrics), seconds=metrics["seconds"].sum(),
         settings=settings,
@@ -107,9 +107,9 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
     if repo_id is None:
         size = sum(path.stat().st_size for path in sent.values()) / 1e6
         return f"nothing was pushed. With a repo_id these go up, {size:.1f} MB: README.md, {', '.join(sorted(sent))}"
-    contents = {name: path.read_bytes() if name == "adapter_config.json" else path for name, path in sent.items()}
+    contents: dict[str, Path | bytes] = dict(sent)
     if "adapter_config.json" in sent:
-        adapter = json.loads(contents["adapter_config.json"])
+        adapter = json.loads(sent["adapter_config.json"].read_bytes())
         base = card.get("base") or _hub_id(adapter["base_model_name_or_path"])
         if base is None:
             raise ValueError("the adapter's base is only on this machine: push it, and give its Hub id as `base`")

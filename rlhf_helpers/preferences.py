@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import torch
 from datasets import Dataset
-from torch import nn
 from torch.nn.functional import logsigmoid
 
 from rlhf_helpers.checks import check, check_shapes
 from rlhf_helpers.data import pad
+from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import Experience, token_logprobs
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 
@@ -36,7 +36,7 @@ def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id
     return Rollouts(*(part.to(device) for part in parts))
 
 
-def response_loss(lm: nn.Module, rollouts: Rollouts) -> torch.Tensor:
+def response_loss(lm: LanguageModel, rollouts: Rollouts) -> torch.Tensor:
     """The language-model loss on the responses only, a scalar: nats a response token."""
     logits, _, where = response_outputs(lm, rollouts)
     return -token_logprobs(logits, rollouts.response_ids[where]).mean()
