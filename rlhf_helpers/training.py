@@ -285,7 +285,7 @@ def _digest(run: str, tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         x = tensors[name]
         found.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        found.update(memoryview(x.reshape(-1).view(torch.uint8).numpy()))
+        found.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
