@@ -1,0 +1,70 @@
+"""The series as a static site: `make book`. Sphinx with MyST-NB shows the notebooks as committed, and runs nothing."""
+
+import re
+import shutil
+import tomllib
+from functools import partial
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+ROOT = Path(__file__).parents[1]
+about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+project, author, copyright = "RLHF in Notebooks", "its contributors", "its contributors, MIT licence"
+extensions = ["myst_nb"]
+nb_execution_mode = "off"
+root_doc = "README"
+include_patterns = ["README.md", "CONTRIBUTING.md", "docs/*.md", "*.ipynb", "beyond/*.ipynb"]
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_dmath_double_inline = True
+myst_heading_anchors = 3
+myst_heading_slug_func = partial(re.sub, " ", "-")  # as Jupyter names anchors; a function of ours is not picklable
+suppress_warnings = ["config.cache"]
+
+html_theme = "furo"
+html_title = project
+html_favicon = "favicon.svg"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "source_repository": about["urls"]["Repository"],
+    "source_branch": "main",
+    "source_directory": "",
+}
+CONTENTS = "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.ipynb", "beyond/*.ipynb", "docs/*.md", "CONTRIBUTING.md")
+    for path in sorted(ROOT.glob(pattern))
+) + "\n```\n"
+
+
+def as_mathml(block: bool):
+    """Formulas as MathML, which browsers draw themselves: no script, no fonts, nothing to download."""
+
+    def visit(self, node):
+        self.body.append(convert(node.astext(), display="block" if block else "inline"))
+        raise nodes.SkipNode
+
+    return visit, None
+
+
+def prepare(app, docname, source):
+    """The front page lists the others; a badge is a picture on somebody else's server, so its text stands for it."""
+    source[0] = re.sub(r"!\[([^]]*)\]\(https://[^)]*\.svg\)", r"\1", source[0])
+    if docname == root_doc:
+        source[0] += CONTENTS
+
+
+def copy_front_page(app, exception):
+    if not exception:
+        shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", as_mathml(block=False), as_mathml(block=True))
+    app.connect("source-read", prepare)
+    app.connect("build-finished", copy_front_page)
