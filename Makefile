@@ -85,7 +85,16 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 test-colab: .venv/installed .colab/installed  ## each set-up cell as on Colab, beside the newest torch and the rest (5 GB)
 	$(BIN)/python -m pytest -v tests/test_colab.py
 
-clean:  ## remove .venv, .bench, .colab, .audit and all artifacts
-	rm -rf .venv .bench .colab .audit artifacts
+.book/installed: docs/requirements.txt
+	$(PYTHON) -m venv .book && .book/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
-.PHONY: help tutorial sft rm rlhf beyond lab lint address links test audit notebooks bench test-colab clean
+book: .book/installed  ## series and beyond/ as a static site in artifacts/book
+	rm -rf artifacts/book
+	.book/bin/sphinx-build -q -W -c docs . artifacts/book
+	@echo "open artifacts/book/index.html"
+
+clean:  ## remove .venv, .bench, .book, .colab, .audit and all artifacts
+	rm -rf .venv .bench .book .colab .audit artifacts
+
+.PHONY: help tutorial sft rm rlhf beyond lab lint address links test audit notebooks bench test-colab book clean
