@@ -62,7 +62,8 @@ def sample_rollouts(
     then those of the policy itself, which the ratio and the KL are about (trl#235). `policy`
     is a `PolicyWithValueHead` or any causal language model of transformers. A row stops at its
     own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, or
-    one that does not fit into the model's positions with its response.
+    one that does not fit into the model's positions with its response, and FloatingPointError
+    if the policy's logits are not finite.
     """
     rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
     lm = getattr(policy, "lm", policy)
@@ -85,6 +86,8 @@ def sample_rollouts(
             past_key_values=cache, use_cache=True, logits_to_keep=1,
         )[0][:, -1]  # fmt: skip
         distribution = logits.float().log_softmax(-1)
+        if distribution.isnan().any():
+            raise FloatingPointError("the policy's logits are not finite: load its last good checkpoint")
         sampled = torch.multinomial(distribution.exp(), 1, generator=generator)
         response_ids[alive, t] = sampled[:, 0]
         logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
