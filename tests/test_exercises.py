@@ -1,0 +1,59 @@
+"""The exercises' solutions are run: each as a reader would, in a new cell at the end of its notebook."""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from matplotlib import pyplot
+from test_project import PATHS, ROOT
+
+ARTIFACTS = os.environ.get("RLHF_ARTIFACTS", "")
+# the first cell that is not run: from there on there are slow trainings, and nothing that a solution needs
+UNTIL = {"3-RLHF.ipynb": "panel = display(", "1-DPO.ipynb": "def with_best_of(", "4-Scaling.ipynb": "def run(*command)"}
+
+
+def exercises(path):
+    """The text of a notebook's exercises, and the code of their solutions."""
+    (text,) = [c.source for c in nbformat.read(path, as_version=4).cells if "## Exercises" in c.source]
+    text = text.split("## Exercises")[1].split("## References")[0]
+    solution = r"^<details><summary>solution</summary>\n\n(?:[^`].*\n\n)?```python\n((?:.+\n|\n)+?)```\n\n</details>$"
+    return text, re.findall(solution, text, re.M)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
+def test_every_exercise_has_a_folded_solution_that_can_be_run(path):
+    text, solutions = exercises(path)
+    questions = re.findall(r"^(\d+)\. \*\((easy|medium|hard), \d+ min\)\*", text, re.M)
+    assert [int(number) for number, _ in questions] == list(range(1, len(questions) + 1)) and len(questions) >= 3
+    assert len(solutions) == text.count("<details>") == len(questions)
+    for code in solutions:
+        assert len(code.splitlines()) <= 15 and max(map(len, code.splitlines())) <= 120, code
+        assert re.search(r"^assert ", code, re.M), f"nothing is asserted:\n{code}"
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
+def test_solutions_run_after_their_notebook(path, monkeypatch):
+    folder = ROOT / ARTIFACTS
+    if not ARTIFACTS or not (folder / "tiny" / "beyond-3").exists():
+        pytest.skip("the notebooks have not been run into RLHF_ARTIFACTS: make test does it first")
+    monkeypatch.setenv("RLHF_PRESET", "tiny")
+    monkeypatch.chdir(ROOT)
+    names = {"__name__": "__main__"}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if UNTIL.get(path.name, "## Recap") in cell.source:
+            break
+        if cell.cell_type == "code":
+            exec(compile(cell.source, path.name, "exec"), names)
+            pyplot.close("all")
+    left, kept = files(folder), dict(names)
+    for number, code in enumerate(exercises(path)[1], 1):
+        exec(compile(code, f"{path.name}, solution {number}", "exec"), names)
+        names.clear()
+        names.update(kept)  # each stands by itself
+    assert files(folder) == left, "a solution wrote into the notebooks' artifacts"
