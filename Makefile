@@ -44,7 +44,7 @@ lab: .venv/installed  ## open the notebooks in JupyterLab
 test: .venv/installed  ## everything that CI runs: nbval over the notebooks, then pytest
 	rm -rf artifacts/test
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
-	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
 notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
 	rm -rf artifacts/notebooks

@@ -1,8 +1,8 @@
 """RLHF in Notebooks: the helpers that the notebooks share.
 
 One file an idea, in the order of the data:
-presets -> data -> models -> rollouts -> ppo -> training -> evaluation -> plots; for beyond/ also
-loops, preferences, judging and parallel.
+presets -> data -> models -> rollouts -> ppo -> training -> health -> evaluation -> plots; for
+beyond/ also loops, preferences, judging and parallel.
 
 The public names can be had from here, or from the file that defines them. They load on
 first use, so that the set-up cell can import this package before torch is installed.

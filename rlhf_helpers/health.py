@@ -28,24 +28,26 @@ def findings(metrics: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
 
     `metrics` holds one row an update, as metrics.csv does. Reward hacking shows only where there is a `judge`.
     """
-    start, price = metrics.iloc[0], metrics["beta"] * metrics["kl_k1"]
+    start = metrics.iloc[0]
+    gain, price = (metrics["score"] - start["score"]).clip(lower=0), metrics["beta"] * metrics["kl_k1"]
     late = metrics.reindex(columns=["score", "judge"]).rolling(5).mean()  # one update's are noisy
     best = late.cummax()
     signs = {
         # an ended response holds one end-of-text
         "empty responses": (metrics["length"] - metrics["eos_rate"] <= 0, ["length", "eos_rate"]),
         # the objective is E[score] - beta KL, in deviations of the score
-        "KL past its bound": (price - (metrics["score"] - start["score"]).clip(lower=0) > 3, ["kl_k1", "beta", "score"]),
-        "reward hacking": ((late["score"] >= best["score"]) & (late["judge"] < best["judge"] - 0.1), ["score", "judge"]),
+        "KL past its bound": (price - gain > 3, ["kl_k1", "beta", "score"]),
+        "reward hacking": ((late.score >= best.score) & (late.judge < best.judge - 0.1), ["score", "judge"]),
         "entropy collapse": (metrics["entropy"] < 0.25 * start["entropy"], ["entropy"]),
     }
     for name, (seen, columns) in signs.items():
         if seen.any():
-            row, so_far = int(seen.argmax()), metrics.iloc[: seen.argmax() + 1]
-            yield name, row, "; ".join(
-                f"{c} {start[c]:.3g} at the start, {so_far[c].max():.3g} at most, {so_far[c].iloc[-1]:.3g} now"
-                for c in columns
-            )
+            row = int(seen.argmax())
+            series = [(column, metrics[column][: row + 1]) for column in columns]
+            figures = [
+                f"{c} {x.iloc[0]:.3g} at the start, {x.max():.3g} at most, {x.iloc[-1]:.3g} now" for c, x in series
+            ]
+            yield name, row, "; ".join(figures)
 
 
 def watch(run: Run) -> None:

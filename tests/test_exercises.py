@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -18,16 +17,16 @@ def exercises(path):
     """The text of a notebook's exercises, and the code of their solutions."""
     (text,) = [c.source for c in nbformat.read(path, as_version=4).cells if "## Exercises" in c.source]
     text = text.split("## Exercises")[1].split("## References")[0]
-    solution = r"^<details><summary>solution</summary>\n\n(?:[^`].*\n\n)?```python\n((?:.+\n|\n)+?)```\n\n</details>$"
-    return text, re.findall(solution, text, re.M)
+    folded = re.findall(r"^<details><summary>solution</summary>\n\n(.*?)\n\n</details>$", text, re.M | re.S)
+    return text, [code for solution in folded for code in re.findall(r"^```python\n(.*?)^```$", solution, re.M | re.S)]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
 def test_every_exercise_has_a_folded_solution_that_can_be_run(path):
     text, solutions = exercises(path)
-    questions = re.findall(r"^(\d+)\. \*\((easy|medium|hard), \d+ min\)\*", text, re.M)
-    assert [int(number) for number, _ in questions] == list(range(1, len(questions) + 1)) and len(questions) >= 3
-    assert len(solutions) == text.count("<details>") == len(questions)
+    questions = re.findall(r"^(\d+)\. \*\((?:easy|medium|hard), \d+ min\)\*", text, re.M)
+    assert list(map(int, questions)) == list(range(1, len(questions) + 1)) and len(questions) >= 3
+    assert len(solutions) == text.count("<details>") == text.count("```python") == len(questions)
     for code in solutions:
         assert len(code.splitlines()) <= 15 and max(map(len, code.splitlines())) <= 120, code
         assert re.search(r"^assert ", code, re.M), f"nothing is asserted:\n{code}"

@@ -112,7 +112,7 @@ def test_a_warning_is_not_repeated_after_a_resume(new_run, align, preset, capsys
 
 def test_responses_of_length_zero_stop(new_run, align, preset):
     run, settings = new_run(), replace(preset, ppo_no_eos_score=-20.0)
-    with pytest.raises(RuntimeError, match=r"empty responses at update \d+ .*length .* 1 now; eos_rate .* 1 now.*ends at"):
+    with pytest.raises(RuntimeError, match=r"empty responses at update \d+ .*length .* 1 now; eos_rate .* 1 now"):
         align(run, settings, lambda batch: -batch.response_mask.sum(1).float())
     assert len(run.metrics) > 1 and run.metrics["length"][0] > 3, "it was not trained to end"
 
