@@ -1,5 +1,6 @@
 """The exercises' solutions are run: each as a reader would, in a new cell at the end of its notebook."""
 
+import dis
 import os
 import re
 
@@ -32,6 +33,12 @@ def test_every_exercise_has_a_folded_solution_that_can_be_run(path):
         assert re.search(r"^assert ", code, re.M), f"nothing is asserted:\n{code}"
 
 
+def names_in(code, *operations):
+    """The names that code, and the functions in it, loads or stores so."""
+    names = {x.argval for x in dis.get_instructions(code) if x.opname in operations}
+    return names.union(*(names_in(x, *operations) for x in code.co_consts if hasattr(x, "co_code")))
+
+
 def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -43,16 +50,24 @@ def test_solutions_run_after_their_notebook(path, monkeypatch):
         pytest.skip("the notebooks have not been run into RLHF_ARTIFACTS: make test does it first")
     monkeypatch.setenv("RLHF_PRESET", "tiny")
     monkeypatch.chdir(ROOT)
-    names = {"__name__": "__main__"}
-    for cell in nbformat.read(path, as_version=4).cells:
-        if UNTIL.get(path.name, "## Recap") in cell.source:
-            break
-        if cell.cell_type == "code":
-            exec(compile(cell.source, path.name, "exec"), names)
-            pyplot.close("all")
+    cells = nbformat.read(path, as_version=4).cells
+    until = next(i for i, cell in enumerate(cells) if UNTIL.get(path.name, "## Recap") in cell.source)
+    names, codes = (
+        {"__name__": "__main__"},
+        [compile(c.source, path.name, "exec") for c in cells if c.cell_type == "code"],
+    )
+    run = sum(cell.cell_type == "code" for cell in cells[:until])
+    for code in codes[:run]:
+        exec(code, names)
+        pyplot.close("all")
+    later = set().union(*(names_in(code, "STORE_NAME") for code in codes[run:]))
+    later -= {"preset"}  # notebook 3 changes it for one run, and back
     left, kept = files(folder), dict(names)
-    for number, code in enumerate(exercises(path)[1], 1):
-        exec(compile(code, f"{path.name}, solution {number}", "exec"), names)
+    for number, text in enumerate(exercises(path)[1], 1):
+        code = compile(text, f"{path.name}, solution {number}", "exec")
+        taken = names_in(code, "LOAD_NAME", "LOAD_GLOBAL") - names_in(code, "STORE_NAME")
+        assert not taken & later, f"solution {number}: at the end of the notebook these hold something else"
+        exec(code, names)
         names.clear()
         names.update(kept)  # each stands by itself
     assert files(folder) == left, "a solution wrote into the notebooks' artifacts"
