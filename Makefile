@@ -56,7 +56,7 @@ links: .venv/installed  ## ask every outside link whether it is still there (nee
 test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pytest
 	rm -rf artifacts/test
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
-	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true

@@ -1,7 +1,7 @@
 """RLHF in Notebooks: the helpers that the notebooks share.
 
 One file an idea, in the order of the data:
-presets -> data -> models -> rollouts -> ppo -> training -> artifacts -> evaluation -> plots; for beyond/ also
+presets -> data -> models -> rollouts -> ppo -> training -> health -> artifacts -> evaluation -> plots; for beyond/ also
 loops, preferences, judging and parallel.
 
 The public names can be had from here, or from the file that defines them. They load on

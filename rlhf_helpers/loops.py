@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_helpers.health import watch
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
@@ -93,7 +94,7 @@ def align(
 
     `prompts_of(update)` gives token ids of the prompts; `reward` scores rollouts, (B,). `estimate`
     may put other advantages in place of GAE's. `settings` go to `ppo_update`: `value_coef` 0, say,
-    which leaves the value head alone.
+    which leaves the value head alone. What goes wrong is said or raised as `health.watch` does.
     """
     for update in run:
         beta = run.state.setdefault("beta", preset.ppo_beta)
@@ -108,5 +109,6 @@ def align(
                 max_kl=preset.ppo_max_update_kl, **settings,
             )  # fmt: skip
         run.log(**experience_stats(experience), beta=beta, **stats)
+        watch(run)
         if preset.ppo_target_kl:
             run.state["beta"] = adapt_beta(beta, run.row["kl_k1"], preset.ppo_target_kl)

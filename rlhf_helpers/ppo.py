@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from rlhf_helpers.checks import check, check_ids, check_shapes
+from rlhf_helpers.health import require_finite
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 
@@ -205,7 +206,8 @@ def collect_experience(
     """Scores rollouts and turns the scores into advantages and returns.
 
     `reward` gives one score a row, (B,); a response that never ended scores `no_eos_score`
-    instead. `rows_at_once` bounds the memory that the logits take.
+    instead. `rows_at_once` bounds the memory that the logits take. Raises FloatingPointError if a
+    score, value or log-probability is not finite.
     """
     mask = rollouts.response_mask
     logprobs, ref_logprobs, entropies, values = torch.zeros(4, *mask.shape, device=mask.device)
@@ -218,6 +220,7 @@ def collect_experience(
         logits, _, _ = response_outputs(reference, some)
         ref_logprobs[where] = token_logprobs(logits, tokens)
     scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
+    require_finite(score=scores, value=values, policy_logprob=logprobs, reference_logprob=ref_logprobs)
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
     advantages, returns = gae(rewards, values, mask)
     return Experience(rollouts, scores, logprobs, ref_logprobs, entropies, values, rewards, advantages, returns)

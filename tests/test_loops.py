@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rlhf_helpers import data, evaluation, loops, ppo, rollouts, training
+from rlhf_helpers import data, evaluation, health, loops, ppo, rollouts, training
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
@@ -74,9 +74,9 @@ def test_align_takes_the_steps_of_notebook_3(lm, tokenizer, preset, prompts, tmp
 
     collect = {"beta": 0.1, "no_eos_score": preset.ppo_no_eos_score, "rows_at_once": preset.ppo_minibatch}
     names = {
-        "preset": preset, "data": data, "training": training, "rollouts": rollouts, "ppo": ppo, "tokenizer": tokenizer,
-        "reference": reference, "reward": reward, "collect": collect, "judge": lambda texts: pd.Series([1.0]),
-        "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
+        "preset": preset, "data": data, "training": training, "rollouts": rollouts, "ppo": ppo, "health": health,
+        "tokenizer": tokenizer, "reference": reference, "reward": reward, "collect": collect,
+        "judge": lambda texts: pd.Series([1.0]), "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
     }  # fmt: skip
     exec(notebook_cell("policy", r"^def train_ppo"), names)
     theirs, ours = run_of(tmp_path / "a", by_hand, 3), run_of(tmp_path / "b", policy, 3)
