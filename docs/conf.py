@@ -16,7 +16,8 @@ project, author, copyright = "RLHF in Notebooks", "its contributors", "its contr
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "docs/*.md", "*.ipynb", "beyond/*.ipynb"]
+PAGES = ["*.ipynb", "beyond/*.ipynb", "docs/*.md", "CONTRIBUTING.md"]
+include_patterns = ["README.md", *PAGES]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 3
@@ -35,11 +36,8 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "",
 }
-CONTENTS = "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("*.ipynb", "beyond/*.ipynb", "docs/*.md", "CONTRIBUTING.md")
-    for path in sorted(ROOT.glob(pattern))
-) + "\n```\n"
+OTHERS = [p for pattern in PAGES for p in sorted(ROOT.glob(pattern))]
+CONTENTS = "\n".join(["\n\n```{toctree}\n:hidden:\n", *(p.relative_to(ROOT).as_posix() for p in OTHERS), "```\n"])
 
 
 def as_mathml(block: bool):
