@@ -12,7 +12,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Set another: make PYTHON=python3.12"; exit 1; }
@@ -58,6 +58,13 @@ test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pyt
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
 	$(AFRESH) $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
+.venv/browser: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@touch $@
+
+test-browser: .venv/browser  ## the notebooks in JupyterLab, run by a headless Chromium; screenshots in artifacts/browser
+	$(AFRESH) $(BIN)/python -m pytest -v tests/browser
+
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
@@ -88,4 +95,4 @@ test-colab: .venv/installed .colab/installed  ## each set-up cell as on Colab, b
 clean:  ## remove .venv, .bench, .colab, .audit and all artifacts
 	rm -rf .venv .bench .colab .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab lint address links test audit notebooks bench test-colab clean
+.PHONY: help tutorial sft rm rlhf beyond lab lint address links test test-browser audit notebooks bench test-colab clean
