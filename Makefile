@@ -12,7 +12,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Set another: make PYTHON=python3.12"; exit 1; }
@@ -58,6 +58,13 @@ test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pyt
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
+.venv/browser: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@touch $@
+
+test-browser: .venv/browser book  ## notebooks in JupyterLab, the site and the playground, by a headless Chromium; screenshots in artifacts/browser
+	$(AFRESH) $(BIN)/python -m pytest -v tests/browser
+
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
@@ -97,4 +104,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit and all artifacts
 	rm -rf .venv .bench .book .colab .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab lint address links test audit notebooks bench test-colab book clean
+.PHONY: help tutorial sft rm rlhf beyond lab lint address links test test-browser audit notebooks bench test-colab book clean
