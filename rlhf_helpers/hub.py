@@ -28,9 +28,14 @@ def files(folder: Path, run: Path | None = None) -> dict[str, Path]:
     return {path.name: path for path in elsewhere if path.exists()} | found
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a preset's settings mean what is embedded in rlhf_helpers/tiny."""
+    return name.startswith("embedded")
+
+
 def _hub_id(name: str) -> str | None:
     """`name` if it can be a Hub id; the path of a folder is private, and of no use to others."""
-    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
+    return name if not _is_ours(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
 
 
 def figures(evaluation: dict, of: str = "") -> list[tuple[str, str, float, str]]:
@@ -67,7 +72,7 @@ def model_card(
     task = "text-classification" if scores else "text-generation"
     names = {what: settings.pop(what) for what in ("model", "dataset")}
     ids = {what: _hub_id(name) for what, name in names.items()}
-    ours = {what: "rlhf_helpers" in name for what, name in names.items()}
+    ours = {what: _is_ours(name) for what, name in names.items()}
     origin = {what: ids[what] or ("the series' own" if ours[what] else "a local folder") for what in names}
     project = next(iter(metadata.distributions(name=PROJECT)), None)
     return ModelCard.from_template(

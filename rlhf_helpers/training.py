@@ -72,7 +72,6 @@ class Run:
         self.learning_rates = [group["lr"] for group in optimizer.param_groups]
         self.state: dict = {}  # JSON values that the loop carries from step to step
         self.history: list[dict] = []
-        self.row: dict = {"step": 0}
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.previous = self.folder / "checkpoint.previous.safetensors"
         self.last_is_whole = False  # whether `checkpoint` may take the place of `previous`
@@ -195,7 +194,7 @@ class Run:
         if not self.main:
             return
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
-        for name, x in tensors.items():
+        for name, x in tensors.items() if done else ():
             self._check_finite(name, 0.0 if x.isfinite().all() else math.nan)
         run = {"done": done, "steps": self.steps, "settings": self.settings, "state": self.state}
         run = json.dumps(run | {"history": self.history})

@@ -164,6 +164,7 @@ def spoil(model, value):
 )
 def test_what_is_not_finite_is_named_before_it_is_learned_from(new_run, align, preset, lm, culprit, message):
     run, reference = new_run(steps=4), freeze(copy.deepcopy(lm))
+    run.every = 4  # no checkpoint before the next update: it would be refused
     reward_model = freeze(RewardModel(copy.deepcopy(lm)))
     weights, policy = [], run.model
 

@@ -386,7 +386,7 @@ def test_a_token_is_written_nowhere(session, tmp_path):
         done = session(hub, "-c", SESSION + TRAINING, "gated model", **planted)
         said = done.stdout + done.stderr
         assert done.returncode == 0 and said.count("gated model: ConnectionError") == 1, said
-        assert "someone/mine: " in said and "PermissionError" in said and "the judge 'a-judge'" in said, said
+        assert "someone/mine: " in said and "PermissionError" in said and "the judge 'judge'" in said, said
         assert f"Bearer {token}" in {a for _, _, a in hub.seen} and f"Bearer {key}" in {a for _, _, a in hub.seen}
         cells = [
             "# Title", "import os\nfrom rlhf_helpers.presets import load_preset\nprint(load_preset())",

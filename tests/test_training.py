@@ -104,6 +104,19 @@ def test_what_is_not_finite_stops_before_it_harms(tmp_path, spoil):
     train(new_run(tmp_path))  # the last good checkpoint is whole
 
 
+def test_weights_that_are_not_finite_are_never_stored(tmp_path):
+    run = new_run(tmp_path)
+    with pytest.raises(FloatingPointError, match=r"model\.weight is nan at step 5"):  # when it is to be saved
+        for step in run:
+            run.step(run.model(torch.randn(8, 4)).square().mean())
+            if step == 4:
+                run.model.weight.data[0, 0] = float("nan")
+                run.step = lambda loss: None
+    resumed = new_run(tmp_path)
+    train(resumed)
+    assert len(resumed.metrics) == 20 and all(p.isfinite().all() for p in resumed.model.parameters())
+
+
 def test_schedule_metrics_and_tensorboard(tmp_path):
     rates, run = [], new_run(tmp_path)
     for step in run:
