@@ -159,7 +159,7 @@ def spoil(model, value):
         ("one response", r"score: inf in 1 of 60 responses, the first is row 7"),
         ("value head", r"value: -inf in 60 of 60 responses"),
         ("reference", r"reference logprob: nan in 60 of 60 responses"),
-        ("policy", r"the policy's logits are not finite"),
+        ("policy", r"the policy's logits are nan"),
     ],
 )
 def test_what_is_not_finite_is_named_before_it_is_learned_from(new_run, align, preset, lm, culprit, message):
