@@ -1,0 +1,102 @@
+"""A JupyterLab server of our own and a headless Chromium for `make test-browser`."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHOTS = ROOT / "artifacts" / "browser"
+SETTINGS = {  # every cell in the page, not only those in view; no questions about news
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A Chromium or Chrome of the system, else Playwright's own; without any the session ends and says so."""
+    from playwright.sync_api import Error, sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(
+                executable_path=found, args=["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
+            )
+        except Error as error:
+            pytest.exit(
+                f"no browser: {error.message.splitlines()[0]}\nGet one with `apt-get install chromium` or "
+                f"`{sys.executable} -m playwright install --with-deps chromium`.", returncode=1,
+            )  # fmt: skip
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, request):
+    """An empty page; what it shows last is kept as a picture, whether the test passes or fails."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    yield page
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{request.node.name}-last.png")
+    page.close()
+
+
+@pytest.fixture
+def jupyterlab(tmp_path):
+    """Starts JupyterLab on a copy of the notebooks, without their outputs: `start(artifacts)` gives its address.
+
+    Configuration, workspace and kernels are its own; nothing of yours is read or changed.
+    """
+    work, home = tmp_path / "work", tmp_path / "home"
+    shutil.copytree(ROOT / "rlhf_helpers", work / "rlhf_helpers")
+    shutil.copy(ROOT / "pyproject.toml", work)
+    for path in ROOT.glob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell["outputs"], cell["execution_count"] = [], None
+        (work / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+    for name, settings in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings))
+    folders = {"CONFIG": "config", "DATA": "data", "RUNTIME": "runtime"}
+    own = {f"JUPYTER_{name}_DIR": str(home / folder) for name, folder in folders.items()} | {
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_TOKEN": secrets.token_hex(16),
+    }
+    servers = []
+
+    def start(artifacts: Path) -> tuple[str, str]:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        log = SHOTS / "jupyterlab.log"
+        with log.open("w") as file:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={work}"],
+                cwd=work, stdout=file, stderr=subprocess.STDOUT,
+                env=os.environ | own | {"RLHF_PRESET": "tiny", "RLHF_ARTIFACTS": str(artifacts)},
+            )  # fmt: skip
+        servers.append(server)
+        for _ in range(600):
+            assert server.poll() is None, f"JupyterLab ended with {server.returncode}:\n{log.read_text()[-2000:]}"
+            for file in (home / "runtime").glob("jpserver-*.json"):
+                return json.loads(file.read_text())["url"], own["JUPYTER_TOKEN"]
+            time.sleep(0.2)
+        pytest.fail(f"JupyterLab did not come up in 2 minutes:\n{log.read_text()[-2000:]}")
+
+    yield start
+    for server in servers:
+        server.terminate()  # it ends its kernels first
+        server.wait(60)
