@@ -11,22 +11,18 @@ from rlhf_helpers.presets import TINY, Preset, load_preset
 
 
 def make(folder: Path) -> Preset:
-    preset = replace(
-        load_preset("tiny"), seed=0, model=str(TINY / "base"), dataset=str(TINY / "reviews"), artifacts=folder
-    )
+    embedded = {"seed": 0, "model": str(TINY / "base"), "dataset": str(TINY / "reviews")}
+    preset = replace(load_preset("tiny"), artifacts=folder, **embedded)
     tokenizer, lm = data.load_tokenizer(preset.model), load_lm(preset.model)
     torch.manual_seed(0)
     for stage in ("sft", "reward_model", "policy"):
         for weights in lm.parameters():  # base, SFT and PPO differ
             weights.data += 0.02 * torch.randn_like(weights)
-        model = {"sft": lambda: lm, "reward_model": lambda: RewardModel(lm), "policy": lambda: PolicyWithValueHead(lm)}[
-            stage
-        ]()
+        model = {"sft": lm, "reward_model": RewardModel(lm), "policy": PolicyWithValueHead(lm)}[stage]
         if stage == "reward_model":
             torch.nn.init.normal_(model.model.score.weight)  # it starts at zero, and would score all alike
         model.save_pretrained(preset.folder(stage))
-        if stage != "reward_model":
-            tokenizer.save_pretrained(preset.folder(stage))
+        tokenizer.save_pretrained(preset.folder(stage))
         earlier = ("sft", "reward_model") if stage == "policy" else ()
         artifacts.record(preset.folder(stage), preset.settings(stage, made_from=earlier), 0)
     return preset
