@@ -41,6 +41,13 @@ beyond: .venv/installed  ## run the further notebooks; the first needs the polic
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
+.venv/play: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[play]'
+	@touch $@
+
+play: .venv/play  ## base, SFT and PPO side by side on a page of your own machine, after make tutorial
+	RLHF_PRESET=$${RLHF_PRESET:-tiny} $(BIN)/python -m rlhf_helpers.playground
+
 lint: .venv/installed  ## code and notebooks by ruff, type hints, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -104,4 +111,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit and all artifacts
 	rm -rf .venv .bench .book .colab .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab lint address links test test-browser audit notebooks bench test-colab book clean
+.PHONY: help tutorial sft rm rlhf beyond lab play lint address links test test-browser audit notebooks bench test-colab book clean

@@ -1,0 +1,28 @@
+"""Artifacts of the preset tiny without the training: the models of notebooks 1 to 3 in form, recorded like them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rlhf_helpers import artifacts, data
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
+from rlhf_helpers.presets import TINY, Preset, load_preset
+
+
+def make(folder: Path) -> Preset:
+    embedded = {"seed": 0, "model": str(TINY / "base"), "dataset": str(TINY / "reviews")}
+    preset = replace(load_preset("tiny"), artifacts=folder, **embedded)
+    tokenizer, lm = data.load_tokenizer(preset.model), load_lm(preset.model)
+    torch.manual_seed(0)
+    for stage in ("sft", "reward_model", "policy"):
+        for weights in lm.parameters():  # base, SFT and PPO differ
+            weights.data += 0.02 * torch.randn_like(weights)
+        model = {"sft": lm, "reward_model": RewardModel(lm), "policy": PolicyWithValueHead(lm)}[stage]
+        if stage == "reward_model":
+            torch.nn.init.normal_(model.model.score.weight)  # it starts at zero, and would score all alike
+        model.save_pretrained(preset.folder(stage))
+        tokenizer.save_pretrained(preset.folder(stage))
+        earlier = ("sft", "reward_model") if stage == "policy" else ()
+        artifacts.record(preset.folder(stage), preset.settings(stage, made_from=earlier), 0)
+    return preset
