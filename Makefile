@@ -66,7 +66,7 @@ test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pyt
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
 .venv/browser: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'
 	@touch $@
 
 test-browser: .venv/browser book  ## notebooks in JupyterLab, the site and the playground, by a headless Chromium; screenshots in artifacts/browser
