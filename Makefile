@@ -63,7 +63,7 @@ links: .venv/installed  ## ask every outside link whether it is still there (nee
 test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pytest
 	rm -rf artifacts/test
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/test OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
 
 .venv/browser: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'

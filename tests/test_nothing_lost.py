@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from test_training import new_run, same, train
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rlhf_helpers import artifacts, data, evaluation, models, ppo, rollouts, training
+from rlhf_helpers import artifacts, data, evaluation, health, models, ppo, rollouts, training
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +205,7 @@ def names_of(stage, folder, lm, tokenizer, prompts):
     return model, {
         "preset": preset, "replace": replace, "torch": torch, "pd": pd, "random": random, "data": data,
         "training": training, "evaluation": evaluation, "rollouts": rollouts, "ppo": ppo, "tokenizer": tokenizer,
-        "plots": SimpleNamespace(dashboard=lambda m: None, loss_curves=lambda *a: None),
+        "health": health, "plots": SimpleNamespace(dashboard=lambda m: None, loss_curves=lambda *a: None),
         "display": lambda *a, **k: SimpleNamespace(update=lambda figure: None),
         "lm": lm, "train": rows, "validation": rows[:4], "validation_labels": labels[:4], "train_labels": labels,
         "reward_model": model, "scores_of": scores_of, "loss_on": loss_on, "epoch_batches": epoch_batches,
