@@ -36,6 +36,8 @@ def test_committed_notebook(path):
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", output
             assert set(output.get("data", {})) <= {"text/plain", "image/png"}
+            if "image/png" in output.get("data", {}):  # what a figure shows, for who can't see it, and for make book
+                assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 30, cell.source
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"hf_[A-Za-z0-9]{20,}|/work/|/root/|/home/", text), "a token or a private path"
     headings = re.findall(r"^(#+) ", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
