@@ -61,15 +61,20 @@ def fit(
     run.model.eval()
 
 
-def normalised(reward_model: nn.Module, samples: Sequence[Rollouts]) -> Callable[[Rollouts], torch.Tensor]:
+def normalised(
+    reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset
+) -> Callable[[Rollouts], torch.Tensor]:
     """The reward of rollouts, (B,), with mean 0 and deviation 1 over `samples`, the SFT policy's.
+
+    Scores are computed in the preset's precision wherever they are asked for, those of `samples` too.
 
     Raises ValueError if the reward model gives all of them the same score.
     """
 
     @torch.no_grad()
     def score(batch: Rollouts) -> torch.Tensor:
-        return reward_model(batch.input_ids, batch.attention_mask)
+        with autocast(preset):
+            return reward_model(batch.input_ids, batch.attention_mask)
 
     raw = torch.cat([score(batch) for batch in samples])
     mean, deviation = raw.mean(), raw.std()
@@ -103,11 +108,10 @@ def align(
             experience = collect_experience(
                 policy, reference, reward, batch,
                 beta=beta, no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
+                gamma=preset.ppo_gamma, lam=preset.ppo_lam,
             )  # fmt: skip
-            stats = ppo_update(
-                policy, estimate(experience), run.step, epochs=preset.ppo_epochs, minibatch=preset.ppo_minibatch,
-                max_kl=preset.ppo_max_update_kl, **settings,
-            )  # fmt: skip
+            experience = estimate(experience)
+            stats = ppo_update(policy, experience, run.step, **preset.ppo_update_settings() | settings)
         run.log(**experience_stats(experience), beta=beta, **stats)
         watch(run)
         if preset.ppo_target_kl:

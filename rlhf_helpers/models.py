@@ -16,13 +16,17 @@ from torch import nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from rlhf_helpers.checks import check, check_ids, check_shapes, loading, positions
 
@@ -60,11 +64,20 @@ def _load(auto: Any, name_or_path: str, what: str) -> Any:
 def load_lm(name_or_path: str) -> PreTrainedModel:
     """A causal language model with fp32 weights, from safetensors only.
 
-    Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none.
+    Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none, or if its own
+    forward does something to the logits that `lm_logits` does not know.
     """
-    lm = _load(AutoModelForCausalLM, name_or_path, "the model")
-    first, again = lm(torch.tensor([[0, 1], [0, 2]])).logits[:, 0]
+    lm = _load(AutoModelForCausalLM, name_or_path, "the model").eval()
+    ids = torch.tensor([[0, 1], [0, 2]])
+    own = lm(ids).logits.float()
+    first, again = own[:, 0]
     check(first.allclose(again, atol=1e-4), f"{name_or_path} sees later tokens: an encoder, no causal language model")
+    apart = (lm_logits(lm, hidden_states(lm, ids)) - own).abs().max()
+    check(
+        apart < 1e-3 * own.abs().max().clamp(min=1),
+        f"{name_or_path}: a {type(lm).__name__} does more to its logits than scale or soft-cap them (they are "
+        f"{apart:.2g} apart from states times output matrix), and its log-probabilities would be wrong here.",
+    )
     return lm
 
 
@@ -115,9 +128,71 @@ def hidden_states(lm: PreTrainedModel, input_ids, attention_mask=None, **kwargs)
     """
     width, most = input_ids.shape[1], positions(lm.config)
     check(attention_mask is not None or width <= most, f"a row of {width} tokens; the model has {most} positions")
-    if attention_mask is not None and "position_ids" in inspect.signature(lm.base_model.forward).parameters:
-        kwargs.setdefault("position_ids", position_ids(attention_mask)[:, -input_ids.shape[1] :])
+    if "position_ids" not in inspect.signature(lm.base_model.forward).parameters:
+        kwargs.pop("position_ids", None)  # Bloom counts distances, by the mask itself
+    elif attention_mask is not None:
+        kwargs.setdefault("position_ids", position_ids(attention_mask)[:, -width:])
     return lm.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+
+
+def in_fp32(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """A linear head on hidden states (..., d), in fp32 even under autocast.
+
+    bfloat16 keeps 8 bits: logits of -30 to -100, as GPT-2's are, would be rounded to steps of 0.125 to 0.5, and a
+    log-probability with them.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head(hidden.float())
+
+
+def lm_logits(lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Last hidden states (..., d) -> next-token logits (..., V), fp32: the model's own, scaled and soft-capped as it does.
+
+    `load_lm` compares them with the model's own forward, and refuses a model where they differ.
+    """
+    config, logits = lm.config.get_text_config(), in_fp32(lm.get_output_embeddings(), hidden)
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * scale
+    if scaling := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits = cap * (logits / cap).tanh()
+    return logits
+
+
+@torch.no_grad()
+def same_on_cpu(lm: PreTrainedModel, device: str) -> bool:
+    """Whether `device` gives the logits that the CPU gives, up to rounding; says so if it does not.
+
+    Some accelerators have computed wrong logits in silence (LLMs-from-scratch#846, TransformerLens#1178), and what
+    is learnt from them is worth nothing. One batch is compared, padded on the left as in sampling.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(lm.config.get_text_config().vocab_size, (4, 12), generator=generator)
+    mask = (torch.arange(12) >= torch.tensor([[0], [2], [5], [8]])).long()
+    here, there = copy.deepcopy(lm).cpu(), copy.deepcopy(lm).to(device)
+    expected = lm_logits(here, hidden_states(here, ids, mask))[mask == 1].log_softmax(-1)
+    got = lm_logits(there, hidden_states(there, ids.to(device), mask.to(device))).cpu()[mask == 1].log_softmax(-1)
+    apart = (got - expected).abs().max().item()
+    # fp32 rounds to 6e-8 of a logit, TF32 to 5e-4; a wrong kernel is off by whole nats
+    if apart < 0.05:
+        return True
+    print(
+        f"{device} is not used: its log-probabilities are up to {apart:.2g} nats from the CPU's, far more than "
+        "rounding. A newer or older torch may mend that. Going on with the CPU."
+    )
+    return False
+
+
+def _ensure_classifier(config: PreTrainedConfig) -> None:
+    """Registers transformers' generic classifier for an architecture that has none of its own (Cohere, Granite)."""
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return
+    lm_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    base = next(c for c in lm_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
+    name = lm_class.__name__.replace("ForCausalLM", "ForSequenceClassification")
+    classifier = type(name, (GenericForSequenceClassification, base), {"config_class": type(config)})
+    AutoModelForSequenceClassification.register(type(config), classifier)
 
 
 class RewardModel(nn.Module):
@@ -135,6 +210,7 @@ class RewardModel(nn.Module):
         super().__init__()
         lm = lm_or_path if isinstance(lm_or_path, nn.Module) else load_lm(str(lm_or_path))
         config = copy.deepcopy(lm.config)
+        _ensure_classifier(config)
         config.num_labels, config.id2label, config.label2id = 1, {0: "positive"}, {"positive": 0}
         self.model = AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, attn_implementation=ATTENTION
@@ -154,7 +230,7 @@ class RewardModel(nn.Module):
         check_ids(input_ids, self.model.config.vocab_size)
         hidden = hidden_states(self.model, left_aligned(input_ids, attention_mask))
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
-        return self.model.score(last).squeeze(-1).float()
+        return in_fp32(self.model.score, last).squeeze(-1)
 
     def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Saves it so that `AutoModelForSequenceClassification` loads it with equal scores.
@@ -183,6 +259,9 @@ class RewardModel(nn.Module):
             return reward_model
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
+        if (Path(folder) / "config.json").exists():
+            with loading(f"the configuration in {folder}"):
+                _ensure_classifier(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         reward_model.model = _load(AutoModelForSequenceClassification, str(folder), "the reward model")
         n = reward_model.model.config.num_labels
         check(n == 1, f"{folder} holds no reward model but a classifier of {n} labels")
@@ -221,8 +300,8 @@ class PolicyWithValueHead(nn.Module):
         return self.heads(hidden)
 
     def heads(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (..., d) -> logits (..., V) and values (...)."""
-        return self.lm.get_output_embeddings()(hidden), self.value_head(hidden).squeeze(-1).float()
+        """Hidden states (..., d) -> logits (..., V) and values (...), both fp32."""
+        return lm_logits(self.lm, hidden), in_fp32(self.value_head, hidden).squeeze(-1)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The language model as transformers saves it, and the head in value_head.safetensors."""

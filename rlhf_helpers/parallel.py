@@ -63,6 +63,15 @@ class ParallelRun(Run):
         logits, values, (row, column) = self.wrapped(mine)
         return logits, values, (rows[row], column)
 
+    def whole_minibatch(self, stats: dict[str, float]) -> dict[str, float]:
+        """The statistics of the whole minibatch, the same on all processes, from each one's of its share."""
+        mine = torch.tensor([[self.weight, *stats.values()]], dtype=torch.float64, device=self.accelerator.device)
+        weights, shares = self.accelerator.gather(mine).split([1, len(stats)], dim=1)
+        means, maxima = (weights * shares).mean(0), shares.amax(0)
+        return {
+            name: (maxima if name.endswith("_max") else means)[i].item() for i, name in enumerate(stats)
+        }
+
     def step(self, loss: torch.Tensor) -> float:
         """`loss` is a mean over this process's tokens; weighted, the mean of all is that over all tokens."""
         return super().step(loss * self.weight)

@@ -202,12 +202,15 @@ def collect_experience(
     beta: float,
     no_eos_score: float,
     rows_at_once: int,
+    gamma: float = 1.0,
+    lam: float = 0.95,
 ) -> Experience:
     """Scores rollouts and turns the scores into advantages and returns.
 
     `reward` gives one score a row, (B,); a response that never ended scores `no_eos_score`
-    instead. `rows_at_once` bounds the memory that the logits take. Raises FloatingPointError if a
-    score, value or log-probability is not finite.
+    instead. `rows_at_once` bounds the memory that the logits take: give the size of the minibatches, and
+    the first epoch of `ppo_update` computes the very same numbers, in bfloat16 too. Raises
+    FloatingPointError if a score, value or log-probability is not finite.
     """
     mask = rollouts.response_mask
     logprobs, ref_logprobs, entropies, values = torch.zeros(4, *mask.shape, device=mask.device)
@@ -222,7 +225,7 @@ def collect_experience(
     scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
     require_finite(score=scores, value=values, policy_logprob=logprobs, reference_logprob=ref_logprobs)
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
-    advantages, returns = gae(rewards, values, mask)
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
     return Experience(rollouts, scores, logprobs, ref_logprobs, entropies, values, rewards, advantages, returns)
 
 
@@ -234,23 +237,30 @@ def ppo_update(
     epochs: int,
     minibatch: int,
     max_kl: float,
+    clip: float = 0.2,
+    value_clip: float = 0.2,
     value_coef: float = 0.1,
     outputs: Callable = response_outputs,
+    whole_minibatch: Callable[[dict[str, float]], dict[str, float]] = lambda stats: stats,
 ) -> dict[str, float]:
     """Several epochs of minibatch steps on one batch of experience; the mean of their statistics.
 
-    `step(loss)` does the backward pass and the optimiser step. The epochs stop early once one
-    moved the policy further than `max_kl` nats a token from where it sampled. The last, partial
-    minibatch is used too. `first_ratio` and `first_ratio_max`, the mean and the largest ratio of the
-    first minibatch, are 1; in bfloat16 a single token's may be off by a rounding, some 1e-3.
-    `outputs(policy, minibatch)` may compute some of its tokens only, on one of several processes.
+    `step(loss)` does the backward pass and the optimiser step. No further epoch is begun once one moved
+    the policy, on average over its minibatches, further than `max_kl` nats a token from where it sampled.
+    The last, partial minibatch is used too. The first epoch takes the rows as they were sampled, in the
+    groups in which they were scored, so that rounding is the same in both: `first_ratio` and
+    `first_ratio_max`, the mean and the largest ratio of the first minibatch, are 1 in bfloat16 as in fp32.
+    The later epochs shuffle. On several processes `outputs(policy, minibatch)` computes a share of the
+    minibatch, and `whole_minibatch(stats)` gives the statistics of all of it, so that they stop alike.
     """
     check(epochs >= 1 and minibatch >= 1, f"{epochs} epochs in minibatches of {minibatch}: must be 1 or more")
     e, mask = experience, experience.rollouts.response_mask
     advantages = whiten(e.advantages, mask)
     history = []
     for epoch in range(epochs):
-        for rows in torch.randperm(len(mask)).to(mask.device).split(minibatch):
+        order = torch.randperm(len(mask)) if epoch else torch.arange(len(mask))
+        minibatches = order.to(mask.device).split(minibatch)
+        for rows in minibatches:
             # autocast keeps the bfloat16 weights it made: after a step they are the old ones, and
             # those made while sampling have no gradient before torch 2.11
             torch.clear_autocast_cache()
@@ -258,10 +268,11 @@ def ppo_update(
             logits, values, where = outputs(policy, some)
             old = (x[rows][where] for x in (e.logprobs, e.values, advantages, e.returns, mask))
             logprobs = token_logprobs(logits, some.response_ids[where])
-            loss, stats = ppo_loss(logprobs, values, *old, value_coef=value_coef)
+            loss, stats = ppo_loss(logprobs, values, *old, clip=clip, value_clip=value_clip, value_coef=value_coef)
+            stats = whole_minibatch(stats)
             stats["grad_norm"] = step(loss)
             history.append(stats)
-        if history[-1]["approx_kl"] > max_kl:
+        if sum(s["approx_kl"] for s in history[-len(minibatches) :]) / len(minibatches) > max_kl:
             break
     means = {name: sum(s[name] for s in history) / len(history) for name in history[0]}
     first = {"first_ratio": history[0]["ratio"], "first_ratio_max": history[0]["ratio_max"]}

@@ -10,6 +10,7 @@ import torch
 
 from rlhf_helpers import artifacts
 from rlhf_helpers.checks import check
+from rlhf_helpers.smollm2 import FOLDER as SMOLLM2
 
 TINY = Path(os.path.relpath(Path(__file__).parent / "tiny"))  # relative: the same in every checkout
 NOTEBOOKS = {"sft": "1-SFT.ipynb", "reward_model": "2-RM Training.ipynb", "policy": "3-RLHF.ipynb"}
@@ -188,7 +189,13 @@ def _presets(device: str) -> dict[str, Preset]:
     if device == "cpu":  # the same path on fewer examples, in larger steps
         gpt2 = replace(gpt2, sft_epochs=1, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
         gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5)
-    return {"tiny": tiny, "gpt2": gpt2}
+    smollm2 = replace(
+        gpt2, name="smollm2", model=str(SMOLLM2) if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
+        sft_epochs=1, sft_examples=8_000, sft_lr=1e-4,
+        rm_examples=16_000, rm_epochs=2, rm_lr=1e-4,
+        ppo_updates=100, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=2e-5,
+    )  # fmt: skip
+    return {"tiny": tiny, "gpt2": gpt2, "smollm2": smollm2}
 
 
 def load_preset(name: str | None = None) -> Preset:

