@@ -63,7 +63,7 @@ def main() -> None:
     calibration = data.sample_prompts(rows, 512, preset.ppo_prompt_tokens, preset.seed + 1)
     parts = [calibration[i : i + 128] for i in range(0, 512, 128)]
     samples = [rollouts.sample_rollouts(policy, p, tokenizer, preset.ppo_new_tokens, generator) for p in parts]
-    reward = loops.normalised(reward_model, samples)
+    reward = loops.normalised(reward_model, samples, preset)
 
     optimizer = torch.optim.Adam(policy.parameters(), lr=preset.ppo_lr, eps=1e-5)
     run = parallel.ParallelRun(
@@ -73,7 +73,7 @@ def main() -> None:
     )  # fmt: skip
     loops.align(
         run, preset, run.sampler, reference, reward, prompts_of, tokenizer,
-        estimate=run.gather, outputs=run.outputs,
+        estimate=run.gather, outputs=run.outputs, whole_minibatch=run.whole_minibatch,
     )  # fmt: skip
     run.save_policy()
     if accelerator.is_main_process:

@@ -74,7 +74,7 @@ def load(preset: Preset) -> Playground:
     samples = [sample_rollouts(policies["SFT"], some[i : i + 128], tokenizer, n) for i in range(0, 512, 128)]
     examples = data.decode(prompts("validation", 4, preset.seed), tokenizer)
     seen = set(words("\n".join(reviews["train"]["sentence"])))
-    return Playground(preset, tokenizer, policies, normalised(reward_model, samples), examples, seen)
+    return Playground(preset, tokenizer, policies, normalised(reward_model, samples, preset), examples, seen)
 
 
 def read_prompt(text: str, playground: Playground) -> list[int]:

@@ -292,5 +292,6 @@ def experience_stats(e: Experience) -> dict[str, float]:
         "entropy": masked_mean(e.entropy, mask).item(),
         "explained_variance": explained_variance(e.values, e.returns, mask),
         "length": mask.sum(1).float().mean().item(),
+        "tokens": mask.sum().item(),
         "eos_rate": e.rollouts.ended.float().mean().item(),
     }

@@ -24,7 +24,8 @@ def _from(low: float, high: float = math.inf, kind: type = int) -> tuple:
 RULES = {  # what a field must be, and whether it is: by its name, else by its type
     "seed": _from(0, 2**32 - 1), "max_tokens": _from(2), "eval_prompts": _from(2), int: _from(1),
     "ppo_beta": _from(0, 1e9, float), "ppo_no_eos_score": _from(-1e9, 1e9, float), float: _from(1e-9, 1e9, float),
-    "ppo_max_update_kl": _from(1e-9, math.inf, float),
+    "ppo_max_update_kl": _from(1e-9, math.inf, float), "ppo_value_coef": _from(0, 1e9, float),
+    "ppo_gamma": _from(0, 1, float), "ppo_lam": _from(0, 1, float),
     "ppo_prompt_tokens": ("(from, to), whole numbers from 1 on", lambda x: isinstance(x, (tuple, list))
                           and [*map(type, x)] == [int, int] and 1 <= x[0] <= x[1]),
     "precision": ("'fp32' or 'bf16'", lambda x: x in ("fp32", "bf16")),
@@ -89,6 +90,11 @@ class Preset:
     ppo_target_kl: float | None = None  # nats a response: beta is adapted to it; None: fixed
     ppo_max_update_kl: float = 0.05  # nats a token: an update's epochs stop past it
     ppo_no_eos_score: float = -3.0  # the score of a response that never ended
+    ppo_gamma: float = 1.0  # discount of a token
+    ppo_lam: float = 0.95  # GAE: 1 is the full return less the value, 0 the one-step error
+    ppo_clip: float = 0.2  # how far a ratio may go before its gradient stops
+    ppo_value_clip: float = 0.2
+    ppo_value_coef: float = 0.1  # weight of the value loss
 
     eval_prompts: int = 1_000
 
@@ -147,6 +153,13 @@ class Preset:
         if made_from:
             found["made_from"] = {parent: artifacts.digest(self.folder(parent)) for parent in made_from}
         return found
+
+    def ppo_update_settings(self) -> dict:
+        """What `ppo_update` takes from this preset."""
+        return {
+            "epochs": self.ppo_epochs, "minibatch": self.ppo_minibatch, "max_kl": self.ppo_max_update_kl,
+            "clip": self.ppo_clip, "value_clip": self.ppo_value_clip, "value_coef": self.ppo_value_coef,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         groups: dict[str, list[str]] = {"sft_": [], "rm_": [], "ppo_": [], "": []}

@@ -130,16 +130,18 @@ class Run:
             for step in bar:
                 torch.manual_seed(self._seed(step))
                 self._set_learning_rate(step)
-                self.row, start = {"step": step}, time.perf_counter()
+                self.row, start = {"step": step, "lr": self.optimizer.param_groups[0]["lr"]}, time.perf_counter()
                 yield step
                 self.row["seconds"] = time.perf_counter() - start
+                if "tokens" in self.row:
+                    self.row["tokens_per_second"] = self.row["tokens"] / self.row["seconds"]
                 self.history.append(self.row)
                 if board:
                     for name, value in self.row.items():
                         board.add_scalar(name, value, step)
                 if (step + 1) % self.every == 0 or step + 1 == self.steps:
                     self._save(step + 1)
-                    shown = [f"{k} {v:.4g}" for k, v in self.row.items() if k not in ("step", "seconds")]
+                    shown = [f"{k} {v:.4g}" for k, v in self.row.items() if k not in ("step", "lr", "seconds")]
                     if self.main:
                         tqdm.write(f"step {step + 1}: {', '.join(shown[:6])}", file=sys.stdout)
 
