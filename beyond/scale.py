@@ -9,7 +9,6 @@ interrupted, on any number of processes that divides batch and minibatch.
 
 import argparse
 import contextlib
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -37,15 +36,14 @@ def main() -> None:
         preset = load_preset()
     if arguments.updates:
         preset = replace(preset, ppo_updates=arguments.updates)
-    # an early stop would have to be agreed on by all processes
-    preset = replace(preset, device=str(device), ppo_max_update_kl=math.inf)
+    preset = replace(preset, device=str(device))
 
     sft = str(preset.require("sft"))
     tokenizer = data.load_tokenizer(sft)
-    policy = models.PolicyWithValueHead(sft).to(device)
+    reward_model = models.freeze(models.RewardModel.from_pretrained(preset.require("reward_model")))
+    policy = models.PolicyWithValueHead(sft, critic=reward_model).to(device)
     # frozen, and needed once an update: their weights wait in the CPU's memory
     reference = cpu_offload(models.freeze(models.load_lm(sft)), device)
-    reward_model = models.freeze(models.RewardModel.from_pretrained(preset.require("reward_model")))
     reward_model = cpu_offload(reward_model, device)
     rows = data.encode(
         data.load_sentences(preset.dataset, seed=preset.seed)["test"]["sentence"], tokenizer, preset.max_tokens
@@ -65,7 +63,7 @@ def main() -> None:
     samples = [rollouts.sample_rollouts(policy, p, tokenizer, preset.ppo_new_tokens, generator) for p in parts]
     reward = loops.normalised(reward_model, samples, preset)
 
-    optimizer = torch.optim.Adam(policy.parameters(), lr=preset.ppo_lr, eps=1e-5)
+    optimizer = torch.optim.Adam(policy.parameter_groups(preset.ppo_lr, preset.ppo_value_lr), eps=1e-5)
     run = parallel.ParallelRun(
         accelerator, preset.folder("policy-parallel"), policy, optimizer,
         steps=preset.ppo_updates, seed=preset.seed,

@@ -111,6 +111,8 @@ def align(
                 gamma=preset.ppo_gamma, lam=preset.ppo_lam,
             )  # fmt: skip
             experience = estimate(experience)
+            if update < preset.ppo_critic_updates:
+                experience.advantages.zero_()  # and so is the policy's gradient: only the critic learns
             stats = ppo_update(policy, experience, run.step, **preset.ppo_update_settings() | settings)
         run.log(**experience_stats(experience), beta=beta, **stats)
         watch(run)

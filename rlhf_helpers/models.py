@@ -17,6 +17,7 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -269,18 +270,25 @@ class RewardModel(nn.Module):
 
 
 class PolicyWithValueHead(nn.Module):
-    """A causal language model (the policy) and a linear value head on the same trunk.
+    """A causal language model (the policy) and a linear value head, on the same trunk or on a critic's own.
 
     The head starts at zero: the first advantages are then the returns themselves, and no
     random value moves the policy. Dropout is off, so the ratio of an update's first pass is 1.
     """
 
-    def __init__(self, lm_or_path: PreTrainedModel | str | Path):
-        """From a causal language model (which it wraps, not copies), or its Hub id or folder."""
+    def __init__(self, lm_or_path: PreTrainedModel | str | Path, critic: RewardModel | None = None):
+        """From a causal language model (which it wraps, not copies), or its Hub id or folder.
+
+        With `critic`, the value head reads the states of a copy of that reward model's trunk, which is then
+        trained with it (InstructGPT, section 3.5): it knows from the start what the reward looks at.
+        """
         super().__init__()
         self.lm = lm_or_path if isinstance(lm_or_path, nn.Module) else load_lm(str(lm_or_path))
         disable_dropout(self.lm)
-        self.value_head = nn.Linear(self.lm.get_output_embeddings().in_features, 1)
+        head, self.critic = self.lm.get_output_embeddings(), None
+        if critic is not None:
+            head, self.critic = critic.model.score, copy.deepcopy(critic.model.base_model).requires_grad_(True)
+        self.value_head = nn.Linear(head.in_features, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
@@ -289,34 +297,52 @@ class PolicyWithValueHead(nn.Module):
         return self.value_head.weight.device
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 0, **kwargs
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T) ids and mask -> logits (B, K, V) and values (B, K) of the last K positions.
+        """(B, T) ids and mask -> logits (B, K, V) and values (B, K) of the last K positions, both fp32.
 
-        K is `logits_to_keep`, or T where that is 0. `kwargs` go to the trunk (`position_ids`,
-        `past_key_values`, `use_cache`); positions are counted by the mask unless given.
+        K is `logits_to_keep`, or T where that is 0. Positions are counted by the mask.
         """
-        hidden = hidden_states(self.lm, input_ids, attention_mask, **kwargs)[:, -logits_to_keep:]
-        return self.heads(hidden)
+        columns = slice(-logits_to_keep, None)
+        return self.heads(*(x[:, columns] for x in self.states(input_ids, attention_mask)))
 
-    def heads(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (..., d) -> logits (..., V) and values (...), both fp32."""
-        return lm_logits(self.lm, hidden), in_fp32(self.value_head, hidden).squeeze(-1)
+    def states(self, input_ids: torch.Tensor, attention_mask=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last hidden states (B, T, d) that the output matrix reads, and those that the value head reads."""
+        hidden = hidden_states(self.lm, input_ids, attention_mask)
+        return hidden, hidden if self.critic is None else hidden_states(self.critic, input_ids, attention_mask)
+
+    def heads(self, hidden: torch.Tensor, value_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both kinds of states (..., d) -> logits (..., V) and values (...), both fp32."""
+        return lm_logits(self.lm, hidden), in_fp32(self.value_head, value_hidden).squeeze(-1)
+
+    def parameter_groups(self, lr: float, value_lr: float) -> list[dict]:
+        """For an optimiser: the policy's weights, and the critic's with the value head, that are to be trained."""
+        policy, critic = [], []
+        for name, p in self.named_parameters():
+            if p.requires_grad:
+                (policy if name.startswith("lm.") else critic).append(p)
+        return [{"params": policy, "lr": lr}, {"params": critic, "lr": value_lr}]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The language model as transformers saves it, and the head in value_head.safetensors."""
+        """The language model as transformers saves it, the head in value_head.safetensors, a critic in critic/."""
         self.lm.save_pretrained(folder)
         save_file(self.value_head.state_dict(), Path(folder) / "value_head.safetensors")
+        if self.critic is not None:
+            self.critic.save_pretrained(Path(folder) / "critic")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PolicyWithValueHead":
         """What `save_pretrained` saved. Raises FileNotFoundError if the value head is missing."""
-        head = Path(folder) / "value_head.safetensors"
-        if not head.exists():
-            raise FileNotFoundError(f"{head} is missing: {folder} holds no policy with a value head")
+        path = Path(folder) / "value_head.safetensors"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: {folder} holds no policy with a value head")
         policy = cls(folder)
-        with loading(f"the value head {head}"):
-            policy.value_head.load_state_dict(load_file(head))
+        with loading(f"the value head {path}"):
+            head = load_file(path)
+            policy.value_head = nn.Linear(head["weight"].shape[1], 1)
+            policy.value_head.load_state_dict(head)
+        if (Path(folder) / "critic").exists():
+            policy.critic = disable_dropout(_load(AutoModel, str(Path(folder) / "critic"), "the critic"))
         return policy
 
 

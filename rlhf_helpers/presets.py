@@ -25,6 +25,7 @@ RULES = {  # what a field must be, and whether it is: by its name, else by its t
     "seed": _from(0, 2**32 - 1), "max_tokens": _from(2), "eval_prompts": _from(2), int: _from(1),
     "ppo_beta": _from(0, 1e9, float), "ppo_no_eos_score": _from(-1e9, 1e9, float), float: _from(1e-9, 1e9, float),
     "ppo_max_update_kl": _from(1e-9, math.inf, float), "ppo_value_coef": _from(0, 1e9, float),
+    "ppo_critic_updates": _from(0),
     "ppo_gamma": _from(0, 1, float), "ppo_lam": _from(0, 1, float),
     "ppo_prompt_tokens": ("(from, to), whole numbers from 1 on", lambda x: isinstance(x, (tuple, list))
                           and [*map(type, x)] == [int, int] and 1 <= x[0] <= x[1]),
@@ -84,6 +85,8 @@ class Preset:
     ppo_minibatch: int = 128
     ppo_epochs: int = 2
     ppo_lr: float = 8e-4
+    ppo_value_lr: float = 3e-4  # of the critic and its value head
+    ppo_critic_updates: int = 4  # the first updates, in which only the critic learns
     ppo_prompt_tokens: tuple[int, int] = (2, 6)  # from and to; a token of tiny is a whole word
     ppo_new_tokens: int = 40
     ppo_beta: float = 0.15  # price of one nat of KL, in standard deviations of the reward
@@ -194,7 +197,7 @@ def _presets(device: str) -> dict[str, Preset]:
         second_judge="lvwerra/distilbert-imdb", device=device,
         sft_epochs=3, sft_lr=5e-5,
         rm_examples=None, rm_epochs=1, rm_lr=2e-5,
-        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5,
+        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5, ppo_value_lr=1e-5,
         ppo_prompt_tokens=(2, 8), ppo_new_tokens=32, ppo_beta=0.2, ppo_target_kl=6.0, eval_prompts=872,
     )  # fmt: skip
     if _bf16_pays(device):
@@ -206,7 +209,8 @@ def _presets(device: str) -> dict[str, Preset]:
         gpt2, name="smollm2", model=str(SMOLLM2) if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
         sft_epochs=1, sft_examples=8_000, sft_lr=1e-4,
         rm_examples=16_000, rm_epochs=2, rm_lr=1e-4,
-        ppo_updates=100, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=2e-5,
+        ppo_updates=120, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=3e-5, ppo_value_lr=5e-5,
+        ppo_critic_updates=8, ppo_beta=0.1,
     )  # fmt: skip
     return {"tiny": tiny, "gpt2": gpt2, "smollm2": smollm2}
 

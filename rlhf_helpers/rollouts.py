@@ -149,16 +149,16 @@ def response_outputs(
     token meet the vocabulary. The state at one token predicts the next: the off-by-one that
     hides best.
     """
-    if isinstance(model, PolicyWithValueHead):
-        lm, heads = model.lm, model.heads
-    else:
-        lm, heads = model, lambda states: (lm_logits(model, states), None)
     logits, values, where = [], [], []
     for rows in rollouts.attention_mask.sum(1).argsort(stable=True).split(rows_at_once):
         some = rollouts[rows]
-        hidden = hidden_states(lm, left_aligned(some.input_ids, some.attention_mask))
+        input_ids = left_aligned(some.input_ids, some.attention_mask)
         row, column = some.response_mask.nonzero(as_tuple=True)
-        outputs = heads(hidden[row, some.prompt_mask.sum(1)[row] + column - 1])
+        before = row, some.prompt_mask.sum(1)[row] + column - 1
+        if isinstance(model, PolicyWithValueHead):
+            outputs = model.heads(*(states[before] for states in model.states(input_ids)))
+        else:
+            outputs = lm_logits(model, hidden_states(model, input_ids)[before]), None
         logits.append(outputs[0])
         values.append(outputs[1])
         where.append((rows[row], column))

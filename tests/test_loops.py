@@ -73,6 +73,7 @@ def test_align_takes_the_steps_of_notebook_3(lm, tokenizer, preset, prompts, tmp
         return reward_model(batch.input_ids, batch.attention_mask)
 
     collect = {"beta": 0.1, "no_eos_score": preset.ppo_no_eos_score, "rows_at_once": preset.ppo_minibatch}
+    collect |= {"gamma": preset.ppo_gamma, "lam": preset.ppo_lam}
     names = {
         "preset": preset, "data": data, "training": training, "rollouts": rollouts, "ppo": ppo, "health": health,
         "tokenizer": tokenizer, "reference": reference, "reward": reward, "collect": collect,
@@ -88,7 +89,7 @@ def test_align_takes_the_steps_of_notebook_3(lm, tokenizer, preset, prompts, tmp
 
     loops.align(ours, preset, policy, reference, reward, prompts_of, tokenizer)
     assert same(policy, by_hand) and not same(policy, start)
-    shared = [c for c in ours.metrics if c != "seconds"]
+    shared = [c for c in ours.metrics if c not in ("seconds", "tokens_per_second")]
     assert "beta" in shared and ours.metrics[shared].equals(theirs.metrics[shared])
 
 
@@ -96,13 +97,13 @@ def test_normalised_is_the_reward_of_notebook_3(lm, tokenizer, preset, prompts):
     reward_model = freeze(RewardModel(copy.deepcopy(lm)))
     torch.nn.init.normal_(reward_model.model.score.weight)
     names = {
-        "torch": torch, "preset": preset, "data": data, "rollouts": rollouts, "tokenizer": tokenizer,
+        "torch": torch, "preset": preset, "data": data, "rollouts": rollouts, "training": training, "tokenizer": tokenizer,
         "reference": lm, "reward_model": reward_model, "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
     }  # fmt: skip
     exec(notebook_cell("policy", r"mean, deviation = raw"), names)
-    reward = loops.normalised(reward_model, names["parts"])
+    reward = loops.normalised(reward_model, names["parts"], preset)
     assert torch.equal(reward(names["parts"][0]), names["reward"](names["parts"][0]))
     scored = torch.cat([reward(part) for part in names["parts"]])
     assert scored.mean().abs() < 1e-5 and (scored.std() - 1).abs() < 1e-5
     with pytest.raises(ValueError, match="all alike"):
-        loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), names["parts"])
+        loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), names["parts"], preset)
