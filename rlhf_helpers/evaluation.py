@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_helpers.checks import check, loading
+from rlhf_helpers.checks import check, loading, positions
 from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import token_logprobs
@@ -37,24 +37,42 @@ def vader_judge(texts: list[str]) -> np.ndarray:
     return np.array([float(vader.polarity_scores(text[:5000])["compound"] >= 0.05) for text in texts])
 
 
-def classifier_judge(name_or_path: str) -> Judge:
-    """A text classifier of transformers whose positive class is the last, as a judge.
+def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
+    """A text classifier of transformers: texts -> log-odds that each is positive, (N,).
 
-    Take one that was trained on other data than the reward model. Raises OSError if it can't be had or has no
-    safetensors, ValueError if it is broken or has one class.
+    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel` and
+    `imdb_judge` do, and reads texts that end in end-of-text. Take one that was trained on other data than the
+    reward model. Raises OSError if it can't be had or has no safetensors, ValueError if it is broken.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    # the pipeline alone would unpickle where there are no safetensors
     with loading(f"the judge {name_or_path!r}"):
         model = AutoModelForSequenceClassification.from_pretrained(
-            name_or_path, use_safetensors=True, trust_remote_code=False
-        )
+            name_or_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    check(model.config.num_labels >= 2, f"{name_or_path} has one class: it would call every text positive")
-    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
-    positive = model.config.id2label[max(model.config.id2label)]
-    return lambda texts: np.array([float(x["label"] == positive) for x in classify(texts, truncation=True)])
+    longest = int(min(tokenizer.model_max_length, positions(model.config), 512))
+    end = (tokenizer.eos_token or "") if model.config.num_labels == 1 else ""
+
+    @torch.no_grad()
+    def log_odds(texts: list[str]) -> np.ndarray:
+        found = np.zeros(len(texts))
+        for rows in length_bucketed([len(text) for text in texts], 64, seed=0):
+            ended = [texts[i] + end for i in rows]
+            batch = tokenizer(
+                ended, padding=True, padding_side="right", truncation=True, max_length=longest, return_tensors="pt"
+            )
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            found[rows] = logits[:, -1] if logits.shape[1] == 1 else logits[:, -1] - logits[:, :-1].logsumexp(-1)
+        return found
+
+    return log_odds
+
+
+def classifier_judge(name_or_path: str) -> Judge:
+    """A judge that goes by the sign of `classifier_log_odds`."""
+    log_odds = classifier_log_odds(name_or_path)
+    return lambda texts: (log_odds(texts) > 0).astype(float)
 
 
 JUDGES: dict[str, Judge] = {"grammar": grammar_judge, "vader": vader_judge}

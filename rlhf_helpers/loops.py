@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_helpers.health import watch
-from rlhf_helpers.models import LanguageModel
+from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
@@ -27,13 +27,16 @@ def new_run(
     made_from: tuple[str, ...] = (),
     **settings,
 ) -> Run:
-    """A `Run` with Adam on the weights of `model` that are to be trained.
+    """A `Run` with Adam on the weights of `model` that are to be trained, a critic's at its own rate.
 
     Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours; `made_from`
     names the models of notebooks 1 and 2 that it starts from.
     """
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=lr, eps=1e-5, fused=True)
+    if isinstance(model, PolicyWithValueHead):
+        groups = model.parameter_groups(lr, preset.ppo_value_lr if model.critic is not None else lr)
+    else:
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-5, fused=True)
     settings = preset.settings(stage, made_from) | {"lr": lr} | settings
     return Run(folder, model, optimizer, steps=steps, seed=preset.seed, settings=settings)
 
@@ -111,7 +114,7 @@ def align(
                 gamma=preset.ppo_gamma, lam=preset.ppo_lam,
             )  # fmt: skip
             experience = estimate(experience)
-            if update < preset.ppo_critic_updates:
+            if update < preset.ppo_critic_updates and getattr(policy, "critic", None) is not None:
                 experience.advantages.zero_()  # and so is the policy's gradient: only the critic learns
             stats = ppo_update(policy, experience, run.step, **preset.ppo_update_settings() | settings)
         run.log(**experience_stats(experience), beta=beta, **stats)

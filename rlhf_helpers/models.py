@@ -27,7 +27,10 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GenericForSequenceClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 
 from rlhf_helpers.checks import check, check_ids, check_shapes, loading, positions
 
@@ -147,7 +150,7 @@ def in_fp32(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def lm_logits(lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Last hidden states (..., d) -> next-token logits (..., V), fp32: the model's own, scaled and soft-capped as it does.
+    """Last hidden states (..., d) -> the model's own next-token logits (..., V) in fp32, scaled and soft-capped.
 
     `load_lm` compares them with the model's own forward, and refuses a model where they differ.
     """

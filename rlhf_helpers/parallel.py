@@ -68,9 +68,7 @@ class ParallelRun(Run):
         mine = torch.tensor([[self.weight, *stats.values()]], dtype=torch.float64, device=self.accelerator.device)
         weights, shares = self.accelerator.gather(mine).split([1, len(stats)], dim=1)
         means, maxima = (weights * shares).mean(0), shares.amax(0)
-        return {
-            name: (maxima if name.endswith("_max") else means)[i].item() for i, name in enumerate(stats)
-        }
+        return {name: (maxima if name.endswith("_max") else means)[i].item() for i, name in enumerate(stats)}
 
     def step(self, loss: torch.Tensor) -> float:
         """`loss` is a mean over this process's tokens; weighted, the mean of all is that over all tokens."""

@@ -10,6 +10,7 @@ import torch
 
 from rlhf_helpers import artifacts
 from rlhf_helpers.checks import check
+from rlhf_helpers.imdb_judge import FOLDER as IMDB_JUDGE
 from rlhf_helpers.smollm2 import FOLDER as SMOLLM2
 
 TINY = Path(os.path.relpath(Path(__file__).parent / "tiny"))  # relative: the same in every checkout
@@ -62,7 +63,7 @@ class Preset:
     model: str  # Hub id or folder of the base causal language model
     dataset: str  # Hub id or folder: columns `sentence` and `label` (0 negative, 1 positive)
     judge: str  # who judges the samples: "grammar" or "vader"; never the reward model
-    second_judge: str | None = None  # a classifier on the Hub, trained on other data
+    second_judge: str | None = None  # a classifier, Hub id or folder, trained on other data
     device: str = "cpu"
     precision: str = "fp32"  # or "bf16": matrix products in bfloat16, weights in fp32
     seed: int = 0
@@ -157,6 +158,17 @@ class Preset:
             found["made_from"] = {parent: artifacts.digest(self.folder(parent)) for parent in made_from}
         return found
 
+    def on_checked_device(self, lm) -> "Preset":
+        """This preset, or one that goes on with the CPU if the accelerator gives `lm` other logits than the CPU does.
+
+        Says so if it comes to that (`models.same_on_cpu`).
+        """
+        from rlhf_helpers.models import same_on_cpu
+
+        if self.device == "cpu" or same_on_cpu(lm, self.device):
+            return self
+        return replace(self, device="cpu", precision=self.precision if _bf16_pays("cpu") else "fp32")
+
     def ppo_update_settings(self) -> dict:
         """What `ppo_update` takes from this preset."""
         return {
@@ -194,7 +206,7 @@ def _presets(device: str) -> dict[str, Preset]:
     tiny = Preset(name="tiny", model=str(TINY / "base"), dataset=str(TINY / "reviews"), judge="grammar")
     gpt2 = Preset(
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
-        second_judge="lvwerra/distilbert-imdb", device=device,
+        second_judge=str(IMDB_JUDGE) if IMDB_JUDGE.exists() else "lvwerra/distilbert-imdb", device=device,
         sft_epochs=3, sft_lr=5e-5,
         rm_examples=None, rm_epochs=1, rm_lr=2e-5,
         ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5, ppo_value_lr=1e-5,

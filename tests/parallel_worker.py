@@ -84,6 +84,35 @@ def averaged_gradient_is_that_of_one_process(folder: Path, accelerator_class=Acc
     assert any(q.grad.abs().max() > 1e-4 for q in alone.parameters())
 
 
+def the_early_stop_is_agreed_on(folder: Path) -> None:
+    """One process sees rows that the policy has left far behind, the other rows where it has not moved."""
+    accelerator, policy = Accelerator(cpu=True), new_policy()
+    run = new_run(accelerator, folder, policy)
+    e = experience_of(run, policy)
+    e.logprobs[::2] -= 0.6  # the share of the first process: every second row
+    mine = []
+
+    def whole_minibatch(stats):
+        mine.append(stats["approx_kl"])
+        return run.whole_minibatch(stats)
+
+    def update(epochs, max_kl):
+        stats = ppo.ppo_update(
+            policy, e, lambda loss: loss.backward() or 0.0, epochs=epochs, minibatch=8, max_kl=max_kl,
+            outputs=run.outputs, whole_minibatch=whole_minibatch,
+        )  # fmt: skip
+        figures = torch.tensor([*stats.values()], dtype=torch.float64)
+        both = accelerator.gather(figures[None])
+        assert torch.equal(both[0], both[1]), "the processes log different figures"
+        return stats
+
+    whole = update(epochs=1, max_kl=1e9)["approx_kl"]
+    shares = accelerator.gather(torch.tensor([mine[0]]))
+    assert shares[0] > 1.1 * whole and shares[1] < 0.9 * whole, "they would agree anyway"
+    assert update(epochs=3, max_kl=0.9 * whole)["epochs"] == 1, "the second process alone would go on"
+    assert update(epochs=2, max_kl=1.1 * whole)["epochs"] == 2, "the first process alone would stop"
+
+
 def sharded_gradient_is_that_of_one_process(folder: Path) -> None:
     averaged_gradient_is_that_of_one_process(folder, Sharding)
 

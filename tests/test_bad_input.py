@@ -258,9 +258,6 @@ bad("value head: of another width", lambda w: PolicyWithValueHead.from_pretraine
     w.folder_with_head(weight=(1, 7), bias=(1,))), ValueError, "value head")  # fmt: skip
 bad("value head: junk", lambda w: PolicyWithValueHead.from_pretrained(
     w.model(files={"value_head.safetensors": b"xx"})), ValueError, "value head")  # fmt: skip
-bad("judge: a classifier of one class", lambda w: evaluation.classifier_judge(
-    w.model("model.safetensors", other=GPT2ForSequenceClassification(GPT2Config(**SMALL, num_labels=1)))),
-    ValueError, "one class")  # fmt: skip
 bad("judge: no folder", lambda w: evaluation.classifier_judge("/no/such"), ConnectionError, "can't load the judge")
 
 # Data, by RLHF_DATASET

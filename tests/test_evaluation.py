@@ -6,6 +6,8 @@ import torch
 from transformers import GPT2ForSequenceClassification
 
 from rlhf_helpers import evaluation
+from rlhf_helpers.data import encode, pad
+from rlhf_helpers.models import RewardModel
 
 
 def save_classifier(folder, lm, tokenizer):
@@ -31,6 +33,18 @@ def test_classifier_judge(tmp_path, lm, tokenizer):
     judge = evaluation.classifier_judge(str(tmp_path))
     texts = ["the plot is good", "good", "the plot"]
     assert np.array_equal(judge(texts), [1.0, 1.0, 0.0])
+
+
+def test_a_reward_model_judges_by_its_own_scores(tmp_path, lm, tokenizer):
+    """One output is the log-odds, of a text that ends in end-of-text, whatever the batch."""
+    judge = RewardModel(lm).eval()
+    torch.nn.init.normal_(judge.model.score.weight)
+    judge.save_pretrained(tmp_path, tokenizer)
+    texts = ["the plot is good", "good", "the plot is very dull and not bright"]
+    with torch.no_grad():
+        scores = judge(*pad(encode(texts, tokenizer), tokenizer.pad_token_id))
+    assert np.allclose(evaluation.classifier_log_odds(str(tmp_path))(texts), scores, atol=1e-4)
+    assert np.array_equal(evaluation.classifier_judge(str(tmp_path))(texts), (scores > 0).double())
 
 
 def test_classifier_judge_does_not_unpickle(tmp_path, lm, tokenizer):

@@ -97,7 +97,8 @@ def test_normalised_is_the_reward_of_notebook_3(lm, tokenizer, preset, prompts):
     reward_model = freeze(RewardModel(copy.deepcopy(lm)))
     torch.nn.init.normal_(reward_model.model.score.weight)
     names = {
-        "torch": torch, "preset": preset, "data": data, "rollouts": rollouts, "training": training, "tokenizer": tokenizer,
+        "torch": torch, "preset": preset, "data": data, "rollouts": rollouts, "training": training,
+        "tokenizer": tokenizer,
         "reference": lm, "reward_model": reward_model, "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
     }  # fmt: skip
     exec(notebook_cell("policy", r"mean, deviation = raw"), names)

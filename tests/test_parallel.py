@@ -33,6 +33,10 @@ def test_the_averaged_gradient_is_that_of_one_process_on_the_joined_batch(tmp_pa
     two_processes("averaged_gradient_is_that_of_one_process", tmp_path)
 
 
+def test_the_early_stop_is_decided_on_the_whole_batch(tmp_path):
+    two_processes("the_early_stop_is_agreed_on", tmp_path)
+
+
 def test_the_sharded_gradient_is_that_of_one_process_on_the_joined_batch(tmp_path):
     two_processes("sharded_gradient_is_that_of_one_process", tmp_path)
 

@@ -1,0 +1,119 @@
+"""Any causal language model, or a clear refusal: each family through sampling, scoring, PPO, saving and LoRA."""
+
+import math
+
+import peft
+import pytest
+import torch
+import transformers as t
+from test_ppo import step_of
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from rlhf_helpers import ppo
+from rlhf_helpers.data import pad
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze, load_lm
+from rlhf_helpers.rollouts import response_outputs, sample_rollouts
+
+IDS = dict(vocab_size=19, bos_token_id=0, eos_token_id=0, pad_token_id=1, initializer_range=0.3)
+SMALL = IDS | dict(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64
+)
+GROUPED = SMALL | dict(num_key_value_heads=1, head_dim=8)
+GEMMA = GROUPED | dict(layer_types=["sliding_attention", "full_attention"], sliding_window=4)
+FAMILIES = {
+    "gpt2": lambda: t.GPT2Config(**IDS, n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    "opt": lambda: t.OPTConfig(
+        **IDS, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64,
+        word_embed_proj_dim=8,
+    ),
+    "llama": lambda: t.LlamaConfig(**GROUPED),
+    "qwen3": lambda: t.Qwen3Config(**GROUPED),
+    "gemma2": lambda: t.Gemma2Config(**GEMMA, final_logit_softcapping=2.0, attn_logit_softcapping=5.0),
+    "gemma3": lambda: t.Gemma3TextConfig(**GEMMA),
+    "mistral": lambda: t.MistralConfig(**GROUPED, sliding_window=4),
+    "phi": lambda: t.PhiConfig(**SMALL),
+    "gpt_neox": lambda: t.GPTNeoXConfig(**SMALL),
+    "bloom": lambda: t.BloomConfig(**IDS, hidden_size=16, n_layer=2, n_head=2),
+    "cohere": lambda: t.CohereConfig(**SMALL, logit_scale=0.25),
+    "granite": lambda: t.GraniteConfig(**SMALL, logits_scaling=4.0, residual_multiplier=0.5, embedding_multiplier=3.0),
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request, tmp_path, tokenizer):
+    torch.manual_seed(0)
+    t.AutoModelForCausalLM.from_config(FAMILIES[request.param]()).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    return tmp_path / "lm"
+
+
+def own_logprobs(folder, rollouts):
+    """By transformers alone: each row by itself, without padding, through the model's own forward."""
+    own = disable_dropout(t.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")).eval()
+    found = torch.zeros(rollouts.response_mask.shape)
+    for i, (prompt, response) in enumerate(zip(rollouts.prompt_mask.sum(1), rollouts.response_mask.sum(1))):
+        ids = rollouts.input_ids[i][rollouts.attention_mask[i] == 1]
+        logprobs = own(ids[None]).logits[0].log_softmax(-1)
+        found[i, :response] = logprobs[prompt - 1 : -1].gather(1, ids[prompt:, None])[:, 0]
+    return found
+
+
+@torch.no_grad()
+def test_recorded_logprobs_are_those_of_the_models_own_forward(folder, tokenizer, prompts):
+    policy = PolicyWithValueHead(str(folder))
+    rollouts = sample_rollouts(policy, prompts * 3, tokenizer, 8)
+    assert rollouts.response_mask.sum(1).unique().numel() > 1, "rows must leave the batch at different times"
+    expected = own_logprobs(folder, rollouts)
+    assert torch.allclose(rollouts.logprobs, expected, atol=1e-4)
+    logits, _, where = response_outputs(policy, rollouts)
+    assert torch.allclose(ppo.token_logprobs(logits, rollouts.response_ids[where]), expected[where], atol=1e-4)
+    assert expected.sum(1).std() > 0.1, "all words alike: the test would not see a wrong scale"
+
+
+def test_reward_model_and_one_ppo_update(folder, tokenizer, prompts, tmp_path):
+    ids, mask = pad([prompt + [0] for prompt in prompts], 0)
+    reward_model = RewardModel(str(folder))
+    loss = binary_cross_entropy_with_logits(reward_model(ids, mask), torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]))
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    assert reward_model.model.score.weight.grad.abs().max() > 0
+    torch.nn.init.normal_(reward_model.model.score.weight)
+    wide = (torch.nn.functional.pad(x, (3, 2)) for x in (ids, mask))
+    assert torch.allclose(reward_model(*wide), reward_model(ids, mask), atol=1e-4), "padding moves a score"
+    reward_model.save_pretrained(tmp_path / "rm", tokenizer)
+    again = RewardModel.from_pretrained(tmp_path / "rm")
+    assert torch.allclose(again(ids, mask), reward_model(ids, mask), atol=1e-5)
+
+    reference, reward_model = freeze(load_lm(str(folder))), freeze(reward_model)
+    policy = PolicyWithValueHead(str(folder), critic=reward_model)
+    rollouts = sample_rollouts(policy, prompts, tokenizer, 5)
+    e = ppo.collect_experience(
+        policy, reference, lambda r: reward_model(r.input_ids, r.attention_mask), rollouts,
+        beta=0.1, no_eos_score=-1.0, rows_at_once=3,
+    )  # fmt: skip
+    assert (e.logprobs - e.ref_logprobs).abs().max() < 1e-4
+    optimizer = torch.optim.Adam(policy.parameter_groups(1e-2, 1e-2))
+    stats = ppo.ppo_update(policy, e, step_of(optimizer), epochs=2, minibatch=3, max_kl=1e9)
+    assert abs(stats["first_ratio_max"] - 1) < 1e-5
+    policy.save_pretrained(tmp_path / "policy")
+    again = PolicyWithValueHead.from_pretrained(tmp_path / "policy")
+    for ours, theirs in zip(policy(ids, mask), again(ids, mask)):
+        assert torch.allclose(ours[mask == 1], theirs[mask == 1], atol=1e-4)
+    assert not torch.allclose(policy(ids, mask)[0], reference(ids, attention_mask=mask).logits, atol=1e-3), "no step"
+
+
+def test_lora_finds_the_weights_of_the_architecture(folder, tokenizer, prompts):
+    lm = disable_dropout(load_lm(str(folder)))
+    lm.add_adapter(peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trained = {name for name, p in lm.named_parameters() if p.requires_grad}
+    assert trained and all("lora" in name for name in trained)
+    rollouts = sample_rollouts(PolicyWithValueHead(lm), prompts, tokenizer, 5)
+    assert torch.allclose(rollouts.logprobs, own_logprobs(folder, rollouts), atol=1e-4), "a new adapter changes nothing"
+
+
+def test_what_is_done_to_logits_elsewhere_is_refused(tmp_path):
+    """HyperCLOVA X multiplies by what Granite, under the same name, divides by."""
+    config = t.HyperCLOVAXConfig(**SMALL, logits_scaling=4.0)
+    t.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="HyperCLOVAXForCausalLM does more to its logits"):
+        load_lm(str(tmp_path))
