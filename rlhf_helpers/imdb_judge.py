@@ -4,7 +4,7 @@
     python -m rlhf_helpers.imdb_judge --data FOLDER          # files with the columns text and label
 
 It learns from pieces of 8 to 64 tokens, the beginning and the end of each review, in lower case as SST-2 is written,
-since it will judge single sentences. At the end stands its accuracy on the validation sentences of the preset's own data.
+since it will judge single sentences. It ends with its accuracy on the preset's own validation sentences.
 """
 
 import argparse

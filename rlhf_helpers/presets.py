@@ -1,4 +1,4 @@
-"""What to run: `tiny` (embedded, minutes on two cores) or `gpt2` (the real one)."""
+"""What to run: `tiny` (embedded, minutes on two cores), `smollm2` (real, from PyPI) or `gpt2` (real, from the Hub)."""
 
 import math
 import os
@@ -261,6 +261,6 @@ def load_preset(name: str | None = None) -> Preset:
         changes["artifacts"] = Path(changes["artifacts"])
     preset = replace(presets[name], **changes)
 
-    print(f"preset: {preset.name} ({why}; to change it, set RLHF_PRESET to tiny or gpt2 and restart)")
+    print(f"preset: {preset.name} ({why}; to change it, set RLHF_PRESET to tiny, smollm2 or gpt2 and restart)")
     print(f"model {preset.model}, data {preset.dataset}, device {preset.device}, seed {preset.seed}")
     return preset
