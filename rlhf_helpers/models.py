@@ -53,10 +53,18 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
+def _attention_of(config: PreTrainedConfig) -> str:
+    """PyTorch's attention; transformers' own where that can't be had, as for Bloom and Gemma 2."""
+    lm_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return ATTENTION if getattr(lm_class, "_supports_sdpa", True) else "eager"
+
+
 def _load(auto: Any, name_or_path: str, what: str) -> Any:
     with loading(f"{what} {name_or_path!r}"):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        _ensure_classifier(config)
         model, info = auto.from_pretrained(
-            name_or_path, dtype=torch.float32, attn_implementation=ATTENTION,
+            name_or_path, dtype=torch.float32, attn_implementation=_attention_of(config),
             use_safetensors=True, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
     lacking = sorted(info["missing_keys"])  # which transformers fills with random numbers
@@ -196,7 +204,7 @@ def _ensure_classifier(config: PreTrainedConfig) -> None:
     base = next(c for c in lm_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
     name = lm_class.__name__.replace("ForCausalLM", "ForSequenceClassification")
     classifier = type(name, (GenericForSequenceClassification, base), {"config_class": type(config)})
-    AutoModelForSequenceClassification.register(type(config), classifier)
+    AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
 
 
 class RewardModel(nn.Module):
@@ -217,7 +225,7 @@ class RewardModel(nn.Module):
         _ensure_classifier(config)
         config.num_labels, config.id2label, config.label2id = 1, {0: "positive"}, {"positive": 0}
         self.model = AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32, attn_implementation=ATTENTION
+            config, dtype=torch.float32, attn_implementation=_attention_of(config)
         )
         self.model.base_model.load_state_dict(lm.base_model.state_dict())
         nn.init.zeros_(self.model.score.weight)
@@ -263,9 +271,6 @@ class RewardModel(nn.Module):
             return reward_model
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
-        if (Path(folder) / "config.json").exists():
-            with loading(f"the configuration in {folder}"):
-                _ensure_classifier(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         reward_model.model = _load(AutoModelForSequenceClassification, str(folder), "the reward model")
         n = reward_model.model.config.num_labels
         check(n == 1, f"{folder} holds no reward model but a classifier of {n} labels")

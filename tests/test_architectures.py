@@ -19,7 +19,7 @@ SMALL = IDS | dict(
     hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64
 )
 GROUPED = SMALL | dict(num_key_value_heads=1, head_dim=8)
-GEMMA = GROUPED | dict(layer_types=["sliding_attention", "full_attention"], sliding_window=4)
+GEMMA = GROUPED | dict(layer_types=["sliding_attention", "full_attention"], sliding_window=4, tie_word_embeddings=False)
 FAMILIES = {
     "gpt2": lambda: t.GPT2Config(**IDS, n_embd=16, n_layer=2, n_head=2, n_positions=64),
     "opt": lambda: t.OPTConfig(
@@ -61,7 +61,8 @@ def own_logprobs(folder, rollouts):
 @torch.no_grad()
 def test_recorded_logprobs_are_those_of_the_models_own_forward(folder, tokenizer, prompts):
     policy = PolicyWithValueHead(str(folder))
-    rollouts = sample_rollouts(policy, prompts * 3, tokenizer, 8)
+    torch.manual_seed(1)
+    rollouts = sample_rollouts(policy, prompts * 8, tokenizer, 8)
     assert rollouts.response_mask.sum(1).unique().numel() > 1, "rows must leave the batch at different times"
     expected = own_logprobs(folder, rollouts)
     assert torch.allclose(rollouts.logprobs, expected, atol=1e-4)

@@ -23,7 +23,8 @@ GOOD = 7  # the word "good" of conftest's tokenizer
 def preset(monkeypatch):
     for name in ("SEED", "MODEL", "DATASET", "ARTIFACTS"):
         monkeypatch.delenv(f"RLHF_{name}", raising=False)
-    small = {"ppo_batch": 60, "ppo_minibatch": 30, "ppo_new_tokens": 8, "ppo_beta": 0.0, "ppo_no_eos_score": -1.0}
+    small = {"ppo_batch": 60, "ppo_minibatch": 30, "ppo_new_tokens": 8, "ppo_beta": 0.0, "ppo_no_eos_score": -1.0,
+             "ppo_critic_updates": 0}
     return replace(load_preset("tiny"), **small)
 
 

@@ -22,7 +22,7 @@ ROWS = [[1, 2, 3, 0], [4, 5, 0], [6, 7, 8, 9, 0], [10, 0]]
 def preset(monkeypatch):
     for name in ("SEED", "MODEL", "DATASET", "ARTIFACTS"):
         monkeypatch.delenv(f"RLHF_{name}", raising=False)
-    small = {"ppo_batch": 5, "ppo_minibatch": 2, "ppo_new_tokens": 6, "ppo_target_kl": 1.0}
+    small = {"ppo_batch": 5, "ppo_minibatch": 2, "ppo_new_tokens": 6, "ppo_target_kl": 1.0, "ppo_critic_updates": 1}
     return replace(load_preset("tiny"), **small)
 
 
@@ -64,10 +64,10 @@ def test_fit_takes_the_steps_of_notebook_1(lm, tokenizer, preset, tmp_path):
 
 
 def test_align_takes_the_steps_of_notebook_3(lm, tokenizer, preset, prompts, tmp_path):
-    reference, start = freeze(copy.deepcopy(lm)), PolicyWithValueHead(copy.deepcopy(lm))
-    by_hand, policy = copy.deepcopy(start), copy.deepcopy(start)
     reward_model = freeze(RewardModel(copy.deepcopy(lm)))
     torch.nn.init.normal_(reward_model.model.score.weight)
+    reference, start = freeze(copy.deepcopy(lm)), PolicyWithValueHead(copy.deepcopy(lm), critic=reward_model)
+    by_hand, policy = copy.deepcopy(start), copy.deepcopy(start)
 
     def reward(batch):
         return reward_model(batch.input_ids, batch.attention_mask)

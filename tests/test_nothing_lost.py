@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -209,7 +210,7 @@ def names_of(stage, folder, lm, tokenizer, prompts):
         "display": lambda *a, **k: SimpleNamespace(update=lambda figure: None),
         "lm": lm, "train": rows, "validation": rows[:4], "validation_labels": labels[:4], "train_labels": labels,
         "reward_model": model, "scores_of": scores_of, "loss_on": loss_on, "epoch_batches": epoch_batches,
-        "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits,
+        "binary_cross_entropy_with_logits": binary_cross_entropy_with_logits, "models": models, "math": math,
         "policy": model, "reference": reference, "reward": lambda batch: batch.response_ids.sum(1) / 50.0,
         "collect": {"beta": 0.1, "no_eos_score": -1.0, "rows_at_once": 2}, "judge": lambda texts: pd.Series([1.0]),
         "ppo_rows": rows,

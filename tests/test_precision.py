@@ -48,8 +48,8 @@ def test_the_first_ratio_is_1_in_bfloat16(shifted, tokenizer, prompts):
     """Rows are scored in the groups in which the first epoch takes them, so rounding is the same in both."""
     policy, reference = PolicyWithValueHead(shifted), freeze(copy.deepcopy(shifted))
     seen = []
-    with bf16():
-        for _ in range(5):
+    for _ in range(5):
+        with bf16():  # one for each update: it keeps the bfloat16 weights that it made
             rollouts = sample_rollouts(policy, prompts * 3, tokenizer, 8)
             e = ppo.collect_experience(
                 policy, reference, lambda r: r.response_ids.sum(1).float() / 20, rollouts,
