@@ -36,6 +36,11 @@ def attention_in_fp32() -> None:
     AttentionInterface.register(models.ATTENTION, models.sdpa_attention_forward)
 
 
+def heads_in_fp32() -> None:
+    """Not faster but exact: what it costs."""
+    models.in_fp32 = lambda head, hidden: head(hidden).float()
+
+
 def batches_of_like_length() -> None:
     data.length_bucketed = workload.random_batches
 
@@ -49,6 +54,7 @@ OFF = {  # and the stages it speaks of
     bfloat16: ("sft", "rm", "ppo"),
     freed_memory_kept: ("sft", "rm", "ppo"),
     attention_in_fp32: ("sft", "rm", "ppo"),
+    heads_in_fp32: ("ppo",),
     batches_of_like_length: ("sft", "rm"),
     no_dropout_in_the_reward_model: ("rm",),
 }

@@ -74,9 +74,9 @@ def rollouts_() -> None:
 def ppo_update():
     """A policy, and the function (prompts, new tokens) -> rollouts that runs one update of it."""
     tokenizer = workload.tokenizer()
-    policy = models.PolicyWithValueHead(language_model()).to(PRESET.device)
     reference = models.freeze(language_model())
     reward_model = models.freeze(models.RewardModel(language_model()).to(PRESET.device))
+    policy = models.PolicyWithValueHead(language_model(), critic=reward_model).to(PRESET.device)
     optimizer = torch.optim.Adam(policy.parameters(), lr=workload.LEARNING_RATE, eps=1e-5, fused=True)
     run = new_run(policy, optimizer)
 
@@ -90,7 +90,7 @@ def ppo_update():
             stats = ppo.ppo_update(
                 policy, experience, run.step, epochs=workload.EPOCHS, minibatch=workload.MINIBATCH, max_kl=math.inf
             )
-        assert abs(stats["first_ratio"] - 1) < 1e-3, f"the first ratio is {stats['first_ratio']}"
+        assert abs(stats["first_ratio_max"] - 1) < 1e-4, f"the first ratio is {stats['first_ratio_max']}"
         return batch
 
     return policy, update
