@@ -64,7 +64,7 @@ def table(runs: pd.DataFrame) -> str:
     """Markdown: median seconds without each optimisation, and how many times those with all of them."""
     lines = ["| without | SFT | reward model | PPO update |", "|---|---|---|---|"]
     medians = runs.groupby(["off", "stage"])["seconds"].median()
-    for off in OFF:
+    for off in (off for off in OFF if off.__name__ in medians.index):
         name, cells = off.__name__, []
         for stage in OFF[nothing]:
             seconds = medians.get((name, stage))

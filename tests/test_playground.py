@@ -9,7 +9,7 @@ import pytest
 import torch
 import untrained
 
-from rlhf_helpers import data, evaluation, playground, rollouts
+from rlhf_helpers import data, evaluation, playground, rollouts, training
 from rlhf_helpers.models import RewardModel
 from rlhf_helpers.plots import BLUE, ORANGE
 from rlhf_helpers.presets import NOTEBOOKS
@@ -32,7 +32,7 @@ def reward_of_notebook_3(play):
         "preset": play.preset, "tokenizer": play.tokenizer, "reference": play.policies["SFT"],
         "ppo_rows": data.encode(sentences, play.tokenizer, play.preset.max_tokens),
         "reward_model": RewardModel.from_pretrained(play.preset.folder("reward_model")),
-        "torch": torch, "data": data, "rollouts": rollouts,
+        "torch": torch, "data": data, "rollouts": rollouts, "training": training,
     }  # fmt: skip
     exec(source, names)
     return names

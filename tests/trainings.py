@@ -17,8 +17,17 @@ from rlhf_helpers.training import Run
 
 quiet()
 STEPS = {"sft": 60, "reward_model": 60, "policy": 40}
-PRESET = Preset("small", "none", "none", "grammar", ppo_batch=6, ppo_minibatch=3, ppo_new_tokens=5, ppo_target_kl=0.1,
-                ppo_critic_updates=0)
+PRESET = Preset(
+    "small",
+    "none",
+    "none",
+    "grammar",
+    ppo_batch=6,
+    ppo_minibatch=3,
+    ppo_new_tokens=5,
+    ppo_target_kl=0.1,
+    ppo_critic_updates=0,
+)
 some = random.Random(0)
 ROWS = [[some.randrange(1, 50) for _ in range(some.randrange(3, 12))] + [0] for _ in range(256)]
 
