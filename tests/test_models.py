@@ -17,6 +17,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
 from rlhf_helpers import models, ppo
+from rlhf_helpers import rollouts as rollouts_module
 from rlhf_helpers.data import encode, pad
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
@@ -189,6 +190,33 @@ def test_each_row_ends_at_its_own_end_of_text(lm, tokenizer, prompts):
         assert (ids[:n] == 0).sum() == int(ended) and (ids[n - 1] == 0) == ended
         assert (ids[n:] == 0).all()
     assert rollouts.ended.any() and (rollouts.response_mask.sum(1) == 1).any(), "no row ends at once: weak test"
+
+
+def test_sampling_that_is_interrupted_leaves_the_mode_as_it_was(lm, tokenizer, prompts):
+    policy = PolicyWithValueHead(lm).train()
+    with patch.object(rollouts_module, "lm_logits", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        sample_rollouts(policy, prompts, tokenizer, 4)
+    assert policy.training and lm.training
+
+
+def test_a_critic_has_its_own_trunk_and_is_saved_with_it(lm, reward_model, prompts, tmp_path):
+    policy = PolicyWithValueHead(lm, critic=reward_model)
+    torch.nn.init.normal_(policy.value_head.weight)
+    ids, mask = pad(prompts, 0)
+    with torch.no_grad():
+        policy.critic.wte.weight += 0.1
+    logits, values = policy(ids, mask)
+    assert torch.allclose(logits, PolicyWithValueHead(lm)(ids, mask)[0]), "the critic changed the policy"
+    states = models.hidden_states(policy.critic, ids, mask)
+    assert torch.allclose(values, policy.value_head(states)[..., 0], atol=1e-5)
+    policy.save_pretrained(tmp_path)
+    again = PolicyWithValueHead.from_pretrained(tmp_path)
+    assert torch.allclose(again(ids, mask)[1][mask == 1], values[mask == 1], atol=1e-5)
+    groups = policy.parameter_groups(1e-4, 1e-3)
+    assert [len(group["params"]) for group in groups] == [
+        len([*lm.parameters()]),
+        len([*policy.critic.parameters()]) + 2,
+    ]
 
 
 def test_same_seed_same_rollouts_and_text_prompts(lm, tokenizer):

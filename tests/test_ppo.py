@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_helpers import ppo
-from rlhf_helpers.models import PolicyWithValueHead
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel
 from rlhf_helpers.rollouts import sample_rollouts
 
 
@@ -220,6 +220,50 @@ def test_an_update_stops_past_its_kl_bound(lm, tokenizer, prompts):
     policy, e = collected(lm, tokenizer, prompts)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
     assert ppo.ppo_update(policy, e, step_of(optimizer), epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
+
+
+def test_the_epochs_stop_by_the_mean_kl_of_an_epoch(lm, tokenizer, prompts):
+    """Neither the first minibatch alone nor the last decides."""
+    policy, e = collected(lm, tokenizer, prompts)
+
+    def epochs_with(kls, max_kl):
+        """ppo_update where the minibatches report these KLs, one after the other."""
+        left = iter(kls)
+
+        def whole_minibatch(stats):
+            return stats | {"approx_kl": next(left)}
+
+        settings = {"epochs": 3, "minibatch": 2, "max_kl": max_kl, "whole_minibatch": whole_minibatch}
+        return ppo.ppo_update(policy, e, lambda loss: 0.0, **settings)["epochs"]
+
+    assert epochs_with([0.0, 0.0, 0.09] + [0.0] * 6, max_kl=0.04) == 3, "the last minibatch alone is past the bound"
+    assert epochs_with([0.09, 0.09, 0.0] + [0.0] * 6, max_kl=0.04) == 1, "the epoch is past it, its last minibatch not"
+
+
+def test_gamma_and_lambda_reach_the_advantages(lm, tokenizer, prompts):
+    _, e = collected(lm, tokenizer, prompts)
+    reward = lambda r: torch.linspace(-1, 1, len(r))  # noqa: E731
+    policy, settings = PolicyWithValueHead(lm), dict(beta=0.1, no_eos_score=-3.0, rows_at_once=2, gamma=0.9, lam=0.5)
+    other = ppo.collect_experience(policy, type(lm)(lm.config).eval(), reward, e.rollouts, **settings)
+    expected, _ = ppo.gae(other.rewards, other.values, e.rollouts.response_mask, gamma=0.9, lam=0.5)
+    assert torch.equal(other.advantages, expected) and not torch.equal(other.advantages, e.advantages)
+
+
+def test_without_advantages_only_the_critic_learns(lm, tokenizer, prompts):
+    """What the first updates of notebook 3 do: the policy stays bit for bit where it was."""
+    _, e = collected(lm, tokenizer, prompts)
+    reward_model = RewardModel(copy.deepcopy(lm))
+    kept, policy = copy.deepcopy(reward_model), PolicyWithValueHead(lm, critic=reward_model)
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    e.advantages.zero_()
+    optimizer = torch.optim.Adam(policy.parameter_groups(lr=1e-2, value_lr=1e-2))
+    ppo.ppo_update(policy, e, step_of(optimizer), epochs=2, minibatch=2, max_kl=1e9)
+    moved = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    assert {"value_head.weight", "value_head.bias"} < moved and not any(name.startswith("lm.") for name in moved)
+    assert any(name.startswith("critic.") for name in moved)
+    assert all(
+        torch.equal(p, q) for p, q in zip(reward_model.model.base_model.parameters(), lm.transformer.parameters())
+    )
 
 
 def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(lm, tokenizer, prompts):
