@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
         model = AutoModelForSequenceClassification.from_pretrained(
             name_or_path, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         ).eval()
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     longest = int(min(tokenizer.model_max_length, positions(model.config), 512))
     end = (tokenizer.eos_token or "") if model.config.num_labels == 1 else ""
 

@@ -52,10 +52,11 @@ def main() -> None:
         settings={"model": preset.model, "data": arguments.data, "precision": preset.precision}, checkpoints=5,
     )  # fmt: skip
     for step in run:
-        rows, labels = zip(*(examples[i] for i in batches[step]))
-        ids, mask = (x.to(preset.device) for x in data.pad(rows, tokenizer.pad_token_id))
+        batch = [examples[i] for i in batches[step]]
+        ids, mask = (x.to(preset.device) for x in data.pad([ids for ids, _ in batch], tokenizer.pad_token_id))
+        labels = torch.tensor([label for _, label in batch]).to(preset.device)
         with training.autocast(preset):
-            loss = binary_cross_entropy_with_logits(judge(ids, mask), torch.tensor(labels).to(preset.device))
+            loss = binary_cross_entropy_with_logits(judge(ids, mask), labels)
         run.step(loss)
         run.log(loss=loss)
     judge.save_pretrained(FOLDER, tokenizer)

@@ -56,7 +56,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 def _attention_of(config: PreTrainedConfig) -> str:
     """PyTorch's attention; transformers' own where that can't be had, as for Bloom and Gemma 2."""
-    lm_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    lm_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return ATTENTION if getattr(lm_class, "_supports_sdpa", True) else "eager"
 
 
@@ -185,7 +185,9 @@ def same_on_cpu(lm: PreTrainedModel, device: str) -> bool:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(lm.config.get_text_config().vocab_size, (4, 12), generator=generator)
     mask = (torch.arange(12) >= torch.tensor([[0], [2], [5], [8]])).long()
-    here, there = copy.deepcopy(lm).cpu(), copy.deepcopy(lm).to(device)
+    here: Any = copy.deepcopy(lm)
+    there: Any = copy.deepcopy(lm)
+    here, there = here.cpu(), there.to(device)
     expected = lm_logits(here, hidden_states(here, ids, mask))[mask == 1].log_softmax(-1)
     got = lm_logits(there, hidden_states(there, ids.to(device), mask.to(device))).cpu()[mask == 1].log_softmax(-1)
     apart = (got - expected).abs().max().item()
@@ -203,7 +205,7 @@ def _ensure_classifier(config: PreTrainedConfig) -> None:
     """Registers transformers' generic classifier for an architecture that has none of its own (Cohere, Granite)."""
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return
-    lm_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    lm_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     base = next(c for c in lm_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
     name = lm_class.__name__.replace("ForCausalLM", "ForSequenceClassification")
     classifier = type(name, (GenericForSequenceClassification, base), {"config_class": type(config)})

