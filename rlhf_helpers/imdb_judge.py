@@ -22,7 +22,7 @@ def main() -> None:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    from rlhf_helpers import data, environment, evaluation, models, presets, training
+    from rlhf_helpers import data, environment, evaluation, loops, models, presets, training
 
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.imdb_judge", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="stanfordnlp/imdb", help="Hub id or folder, columns text and label")
@@ -51,14 +51,13 @@ def main() -> None:
         FOLDER.with_name("imdb-judge-run"), judge, optimizer, steps=len(batches), seed=preset.seed,
         settings={"model": preset.model, "data": arguments.data, "precision": preset.precision}, checkpoints=5,
     )  # fmt: skip
-    for step in run:
-        batch = [examples[i] for i in batches[step]]
+
+    def loss_of(batch):
         ids, mask = (x.to(preset.device) for x in data.pad([ids for ids, _ in batch], tokenizer.pad_token_id))
         labels = torch.tensor([label for _, label in batch]).to(preset.device)
-        with training.autocast(preset):
-            loss = binary_cross_entropy_with_logits(judge(ids, mask), labels)
-        run.step(loss)
-        run.log(loss=loss)
+        return binary_cross_entropy_with_logits(judge(ids, mask), labels), {"tokens": int(mask.sum())}
+
+    loops.fit(run, preset, [[examples[i] for i in batch] for batch in batches], loss_of)
     judge.save_pretrained(FOLDER, tokenizer)
 
     verdicts = evaluation.classifier_judge(str(FOLDER))(list(sentences["sentence"]))

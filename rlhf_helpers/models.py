@@ -180,15 +180,15 @@ def same_on_cpu(lm: PreTrainedModel, device: str) -> bool:
     """Whether `device` gives the logits that the CPU gives, up to rounding; says so if it does not.
 
     Some accelerators have computed wrong logits in silence (LLMs-from-scratch#846, TransformerLens#1178), and what
-    is learnt from them is worth nothing. One batch is compared, padded on the left as in sampling.
+    is learnt from them is worth nothing. One batch is compared, padded on the left as in sampling. `lm` is on the CPU,
+    as `load_lm` leaves it.
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(lm.config.get_text_config().vocab_size, (4, 12), generator=generator)
     mask = (torch.arange(12) >= torch.tensor([[0], [2], [5], [8]])).long()
-    here: Any = copy.deepcopy(lm)
     there: Any = copy.deepcopy(lm)
-    here, there = here.cpu(), there.to(device)
-    expected = lm_logits(here, hidden_states(here, ids, mask))[mask == 1].log_softmax(-1)
+    there = there.to(device)
+    expected = lm_logits(lm, hidden_states(lm, ids, mask))[mask == 1].log_softmax(-1)
     got = lm_logits(there, hidden_states(there, ids.to(device), mask.to(device))).cpu()[mask == 1].log_softmax(-1)
     apart = (got - expected).abs().max().item()
     # fp32 rounds to 6e-8 of a logit, TF32 to 5e-4; a wrong kernel is off by whole nats
