@@ -35,7 +35,9 @@ def main() -> None:
     with contextlib.redirect_stdout(None) if not accelerator.is_main_process else contextlib.nullcontext():
         preset = load_preset()
     if arguments.updates:
-        preset = replace(preset, ppo_updates=arguments.updates)
+        # a short run must reach the policy too
+        alone = min(preset.ppo_critic_updates, arguments.updates // 4)
+        preset = replace(preset, ppo_updates=arguments.updates, ppo_critic_updates=alone)
     preset = replace(preset, device=str(device))
 
     sft = str(preset.require("sft"))
