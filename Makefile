@@ -53,7 +53,7 @@ lab: .venv/installed  ## open the notebooks in JupyterLab
 	@touch $@
 
 play: .venv/play  ## base, SFT and PPO side by side on a page of your own machine, after make tutorial
-	RLHF_PRESET=$${RLHF_PRESET:-tiny} $(BIN)/python -m rlhf_helpers.playground
+	RLHF_PRESET=$${RLHF_PRESET:-tiny} $(BIN)/python beyond/playground.py
 
 lint: .venv/installed  ## code and notebooks by ruff, type hints, spelling
 	$(BIN)/ruff check

@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import torch
 
-from rlhf_helpers import data, evaluation, loops, models, rollouts
+from rlhf_helpers import data, evaluation, models, rollouts
+from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import keep_freed_memory, quiet
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.training import autocast
@@ -67,7 +68,7 @@ def run_one(preset, way: str, seed: int) -> dict:
     with TemporaryDirectory() as folder:
         run = loops.new_run(Path(folder), policy, preset, "policy", steps=preset.ppo_updates, lr=preset.ppo_lr)
         if head_rate > 1:
-            run.learning_rates[1] *= head_rate
+            run.scheduler.base_lrs[1] *= head_rate
         loops.align(run, preset, policy, reference, reward, prompts_of, tokenizer, estimate=judged)
     metrics = run.metrics.assign(judge=verdicts)
     late = metrics.tail(max(1, len(metrics) // 5)).mean()

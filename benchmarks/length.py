@@ -11,7 +11,8 @@ more is worth. Printed for the policy before PPO (its KL is 0) and after.
 import pandas as pd
 import torch
 
-from rlhf_helpers import data, loops, models, rollouts
+from rlhf_helpers import data, models, rollouts
+from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import keep_freed_memory, quiet
 from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.presets import load_preset

@@ -28,7 +28,8 @@ def language_model():
 
 def new_run(model, optimizer) -> training.Run:
     """A run whose steps are called one by one, without checkpoints between them."""
-    run = training.Run(mkdtemp(), model, optimizer, steps=1, seed=0, settings={})
+    scheduler = training.linear_schedule(optimizer, 1)
+    run = training.Run(mkdtemp(), model, optimizer, scheduler, steps=1, seed=0, settings={})
     run.row = {"step": 0}
     return run
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from accelerate import Accelerator, cpu_offload
 
-from rlhf_helpers import data, loops, models, parallel, rollouts
+from rlhf_helpers import data, models, rollouts
+from rlhf_helpers.beyond import loops, parallel
 from rlhf_helpers.environment import quiet
 from rlhf_helpers.presets import load_preset
 

@@ -138,7 +138,7 @@ def evaluate(
         rollouts = sample_rollouts(policy, prompts[start : start + batch], tokenizer, max_new_tokens, generator)
         logprobs, ref, under_base = (response_logprob(model, rollouts) for model in (policy, reference, base))
         columns = {
-            "reward": reward(rollouts),
+            "reward": reward(rollouts.input_ids, rollouts.attention_mask),
             "kl": logprobs - ref,
             "nll": -under_base,
             "length": rollouts.response_mask.sum(1),

@@ -22,7 +22,8 @@ def main() -> None:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    from rlhf_helpers import data, environment, evaluation, loops, models, presets, training
+    from rlhf_helpers import data, environment, evaluation, models, presets, training
+    from rlhf_helpers.beyond import loops
 
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.imdb_judge", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="stanfordnlp/imdb", help="Hub id or folder, columns text and label")
@@ -48,7 +49,8 @@ def main() -> None:
     batches = data.length_bucketed([len(ids) for ids, _ in examples], BATCH, preset.seed)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=LR, fused=True)
     run = training.Run(
-        FOLDER.with_name("imdb-judge-run"), judge, optimizer, steps=len(batches), seed=preset.seed,
+        FOLDER.with_name("imdb-judge-run"), judge, optimizer,
+        training.linear_schedule(optimizer, len(batches)), steps=len(batches), seed=preset.seed,
         settings={"model": preset.model, "data": arguments.data, "precision": preset.precision}, checkpoints=5,
     )  # fmt: skip
 

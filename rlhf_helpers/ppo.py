@@ -196,7 +196,7 @@ class Experience:
 def collect_experience(
     policy: LanguageModel,
     reference: LanguageModel,
-    reward: Callable[[Rollouts], torch.Tensor],
+    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     rollouts: Rollouts,
     *,
     beta: float,
@@ -207,7 +207,7 @@ def collect_experience(
 ) -> Experience:
     """Scores rollouts and turns the scores into advantages and returns.
 
-    `reward` gives one score a row, (B,); a response that never ended scores `no_eos_score`
+    `reward(input_ids, attention_mask)` gives one score a row, (B,); a response that never ended scores `no_eos_score`
     instead. `rows_at_once` bounds the memory that the logits take: give the size of the minibatches, and
     the first epoch of `ppo_update` computes the very same numbers, in bfloat16 too. Raises
     FloatingPointError if a score, value or log-probability is not finite.
@@ -222,7 +222,7 @@ def collect_experience(
         values[where] = state_values
         logits, _, _ = response_outputs(reference, some)
         ref_logprobs[where] = token_logprobs(logits, tokens)
-    scores = torch.where(rollouts.ended, reward(rollouts), no_eos_score)
+    scores = torch.where(rollouts.ended, reward(rollouts.input_ids, rollouts.attention_mask), no_eos_score)
     require_finite(score=scores, value=values, policy_logprob=logprobs, reference_logprob=ref_logprobs)
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
     advantages, returns = gae(rewards, values, mask, gamma, lam)

@@ -220,7 +220,7 @@ def _presets(device: str) -> dict[str, Preset]:
     smollm2 = replace(
         gpt2, name="smollm2", model=str(SMOLLM2) if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
         sft_epochs=1, sft_examples=8_000, sft_lr=1e-4,
-        rm_examples=16_000, rm_epochs=2, rm_lr=1e-4,
+        rm_examples=28_000, rm_epochs=1, rm_lr=5e-5,
         ppo_updates=60, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=5e-5, ppo_value_lr=5e-5,
         ppo_critic_updates=6, ppo_beta=0.1,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -32,16 +33,25 @@ def autocast(preset) -> torch.autocast:
     return torch.autocast(preset.device, dtype=torch.bfloat16, enabled=preset.precision == "bf16")
 
 
+def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float = 0.05) -> LambdaLR:
+    """A learning rate that rises linearly over the first `warmup` of the steps, then falls linearly to 0.
+
+    transformers' own starts at 0, which would waste the first of a few dozen PPO updates.
+    """
+    warmup_steps = max(1, round(warmup * steps))
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup_steps) * (1 - step / steps))
+
+
 class Run:
     """The steps of a training; iterating over it continues after the last checkpoint.
 
-        run = Run(folder, model, optimizer, steps=100, seed=0, settings={...})
+        run = Run(folder, model, optimizer, scheduler, steps=100, seed=0, settings={...})
         for step in run:
-            run.step(loss)          # backward, clip, optimiser; stops if not finite
+            ...                     # loss, backward, clip, optimizer.step(), scheduler.step()
             run.log(loss=loss)      # one row of metrics.csv and of TensorBoard
 
-    Random numbers are seeded anew at each step from (seed, step), and the learning rate is a
-    function of the step. A checkpoint is therefore only parameters, optimiser state, the metrics
+    Random numbers are seeded anew at each step from (seed, step), and the learning rate is the
+    scheduler's function of the step. A checkpoint is therefore only parameters, optimiser state, the metrics
     and the small values in `run.state`, and a run that was killed and continued is bit for bit the
     run that never stopped (on the CPU). It is one file of safetensors; nothing is pickled. The one
     before it is kept: if the last is damaged, the run says so and continues from there.
@@ -52,11 +62,11 @@ class Run:
         folder: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        scheduler: LambdaLR,
         *,
         steps: int,
         seed: int,
         settings: dict,
-        warmup: float = 0.05,
         max_grad_norm: float = 1.0,
         checkpoints: int = 10,
         main: bool = True,
@@ -65,11 +75,9 @@ class Run:
 
         Where several processes run this together, the `main` one writes and reports.
         """
-        self.folder, self.model, self.optimizer = Path(folder), model, optimizer
+        self.folder, self.model, self.optimizer, self.scheduler = Path(folder), model, optimizer, scheduler
         self.steps, self.seed, self.settings = steps, seed, json.loads(json.dumps(settings))
-        self.warmup_steps, self.max_grad_norm = max(1, round(warmup * steps)), max_grad_norm
-        self.every, self.main = max(1, steps // checkpoints), main
-        self.learning_rates = [group["lr"] for group in optimizer.param_groups]
+        self.max_grad_norm, self.every, self.main = max_grad_norm, max(1, steps // checkpoints), main
         self.state: dict = {}  # JSON values that the loop carries from step to step
         self.history: list[dict] = []
         self.checkpoint = self.folder / "checkpoint.safetensors"
@@ -129,7 +137,6 @@ class Run:
         with SummaryWriter(self.folder / "tensorboard", purge_step=done) if self.main else nullcontext() as board:
             for step in bar:
                 torch.manual_seed(self._seed(step))
-                self._set_learning_rate(step)
                 self.row, start = {"step": step, "lr": self.optimizer.param_groups[0]["lr"]}, time.perf_counter()
                 yield step
                 self.row["seconds"] = time.perf_counter() - start
@@ -182,12 +189,6 @@ class Run:
                 f"the {what} is {value} at step {self.row['step']} of {self.folder}. The last good checkpoint "
                 "is kept. Look for a broken batch; else lower the learning rate and start anew."
             )
-
-    def _set_learning_rate(self, step: int) -> None:
-        """Linear warm-up, then linear decay to 0."""
-        factor = min(1.0, (step + 1) / self.warmup_steps) * (1 - step / self.steps)
-        for group, rate in zip(self.optimizer.param_groups, self.learning_rates):
-            group["lr"] = rate * factor
 
     def _save(self, done: int) -> None:
         tensors = {f"model.{name}": whole(p.detach()) for name, p in self.model.named_parameters()}
@@ -271,6 +272,10 @@ class Run:
                 _, i, key = name.split(".")
                 moments.setdefault(int(i), {})[key] = _as(x, parameters[int(i)]) if x.dim() else x
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        scheduler = self.scheduler
+        scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": run["done"], "_step_count": run["done"] + 1})
+        for group, lr, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
+            group["lr"] = lr * factor(run["done"])
         self.state, self.history = run["state"], run["history"]
 
 

@@ -11,10 +11,10 @@ from torch.distributed.fsdp import fully_shard
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf_helpers import ppo
+from rlhf_helpers.beyond.parallel import ParallelRun
 from rlhf_helpers.models import PolicyWithValueHead, freeze
-from rlhf_helpers.parallel import ParallelRun
 from rlhf_helpers.rollouts import sample_rollouts
-from rlhf_helpers.training import Run, whole
+from rlhf_helpers.training import Run, linear_schedule, whole
 
 
 class Tokenizer:
@@ -157,11 +157,12 @@ def a_sharded_model_is_saved_whole(folder: Path) -> None:
 
     def steps(model, folder, n, main):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-        run = Run(folder, model, optimizer, steps=4, seed=0, settings={}, main=main)
+        run = Run(folder, model, optimizer, linear_schedule(optimizer, 4), steps=4, seed=0, settings={}, main=main)
         for step in run:
             if step == n:
                 break
             run.step(model(x).square().mean())
+            run.scheduler.step()
             run.log()
 
     steps(alone, folder / f"alone-{accelerator.process_index}", 4, True)

@@ -33,7 +33,8 @@ from transformers import (
 )
 
 import rlhf_helpers
-from rlhf_helpers import data, evaluation, judging, plots, ppo, preferences
+from rlhf_helpers import data, evaluation, plots, ppo
+from rlhf_helpers.beyond import judging, preferences
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.presets import TINY, Preset, load_preset
 from rlhf_helpers.rollouts import sample_rollouts

@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_loops import ROWS, run_of
 
-from rlhf_helpers import data, loops, preferences
+from rlhf_helpers import data
+from rlhf_helpers.beyond import loops, preferences
 from rlhf_helpers.models import PolicyWithValueHead, freeze
 from rlhf_helpers.presets import load_preset
 

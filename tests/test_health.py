@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_loops import notebook_cell
 
-from rlhf_helpers import data, health, loops, ppo, rollouts, training
+from rlhf_helpers import data, health, ppo, rollouts, training
+from rlhf_helpers.beyond import loops
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze
 from rlhf_helpers.presets import load_preset
 
@@ -39,7 +40,15 @@ def new_run(lm, tmp_path):
     def new_run(steps=20, lr=1e-2):
         policy = PolicyWithValueHead(copy.deepcopy(lm))
         optimizer = torch.optim.Adam(policy.parameters(), lr=lr, eps=1e-5)
-        return training.Run(tmp_path / "run", policy, optimizer, steps=steps, seed=0, settings={})
+        return training.Run(
+            tmp_path / "run",
+            policy,
+            optimizer,
+            training.linear_schedule(optimizer, steps),
+            steps=steps,
+            seed=0,
+            settings={},
+        )
 
     return new_run
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_helpers import evaluation, hub
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel
 from rlhf_helpers.presets import load_preset
-from rlhf_helpers.training import Run
+from rlhf_helpers.training import Run, linear_schedule
 
 CARD = {"about": "A policy that was aligned.", "prompt": "the film is"}
 FIGURES = {
@@ -36,7 +36,8 @@ def server(monkeypatch, tmp_path):
 def finished(folder, model, tokenizer, settings, figures=None):
     """What a notebook leaves behind, and what it may leave there besides."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    run = Run(folder, model, torch.optim.SGD(weights, lr=0.1), steps=3, seed=0, settings=settings)
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    run = Run(folder, model, optimizer, linear_schedule(optimizer, 3), steps=3, seed=0, settings=settings)
     for _ in run:
         run.log(loss=run.step(sum((p**2).sum() for p in weights)))
     if isinstance(model, RewardModel):

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from rlhf_helpers import judging
+from rlhf_helpers.beyond import judging
 
 RESPONSES = [{"prompt": f"question {i}", "ours": f"good {i}", "theirs": f"bad {i}"} for i in range(6)]
 ASKED = judging.questions(RESPONSES, "ours", "theirs")

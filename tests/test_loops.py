@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rlhf_helpers import data, evaluation, health, loops, ppo, rollouts, training
+from rlhf_helpers import data, evaluation, health, ppo, rollouts, training
+from rlhf_helpers.beyond import loops
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
@@ -35,7 +36,9 @@ def notebook_cell(stage, pattern):
 
 def run_of(folder, model, steps):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    return training.Run(folder, model, optimizer, steps=steps, seed=0, settings={})
+    return training.Run(
+        folder, model, optimizer, training.linear_schedule(optimizer, steps), steps=steps, seed=0, settings={}
+    )
 
 
 def same(one, two):

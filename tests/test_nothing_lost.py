@@ -286,6 +286,7 @@ def stopped_run(folder):
                 raise KeyboardInterrupt
             loss = run.model(torch.randn(8, 4)).square().mean()
             run.step(loss)
+            run.scheduler.step()
             run.log(loss=loss)
             run.state["seen"] = run.state.get("seen", 0) + 1
     return weights
@@ -367,7 +368,9 @@ def test_another_models_checkpoint_is_refused_with_both_shapes(tmp_path):
     train(new_run(tmp_path))
     model = torch.nn.Linear(5, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    run = training.Run(tmp_path, model, optimizer, steps=20, seed=3, settings={})
+    run = training.Run(
+        tmp_path, model, optimizer, training.linear_schedule(optimizer, 20), steps=20, seed=3, settings={}
+    )
     with pytest.raises(ValueError, match=r"another model.*model\.weight.*\[1, 4\].*\[1, 5\]"):
         next(iter(run))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf_helpers import models, ppo, presets
-from rlhf_helpers.loops import normalised
+from rlhf_helpers.beyond.loops import normalised
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze, load_lm, same_on_cpu
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import sample_rollouts

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from rlhf_helpers import ppo, preferences
+from rlhf_helpers import ppo
+from rlhf_helpers.beyond import preferences
 from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.tiny import dialogues, posts

@@ -20,7 +20,7 @@ from test_project import PATHS, ROOT
 
 from rlhf_helpers import data, evaluation
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
-from rlhf_helpers.training import Run
+from rlhf_helpers.training import Run, linear_schedule
 
 
 @pytest.fixture
@@ -134,7 +134,8 @@ def test_a_pickled_checkpoint_is_refused_unrun(lm, tmp_path, trap):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(trap.pickled)
     before = [p.clone() for p in lm.parameters()]
-    run = Run(tmp_path / "run", lm, torch.optim.SGD(lm.parameters(), lr=0.1), steps=1, seed=0, settings={})
+    optimizer = torch.optim.SGD(lm.parameters(), lr=0.1)
+    run = Run(tmp_path / "run", lm, optimizer, linear_schedule(optimizer, 1), steps=1, seed=0, settings={})
     with pytest.raises(Exception):  # noqa: B017 - which one, tests/test_training.py says
         next(iter(run))
     assert not trap.ran() and all(torch.equal(a, b) for a, b in zip(before, lm.parameters()))
@@ -302,7 +303,8 @@ import contextlib, json, os, sys, traceback
 from pathlib import Path
 from rlhf_helpers.environment import quiet
 quiet()
-from rlhf_helpers import data, hub, judging, models
+from rlhf_helpers import data, hub, models
+from rlhf_helpers.beyond import judging
 loads = {
     "public model": models.load_lm, "public tokenizer": data.load_tokenizer, "public data": data.load_sentences,
     "gated model": models.load_lm, "gated tokenizer": data.load_tokenizer, "gated data": data.load_sentences,
@@ -319,11 +321,12 @@ for what in sys.argv[1:] or loads:
 """
 TRAINING = """
 import torch
-from rlhf_helpers.training import Run
+from rlhf_helpers.training import Run, linear_schedule
 lm, tokenizer = models.load_lm("someone/public"), data.load_tokenizer("someone/public")
 folder = Path("artifacts/tiny/sft")
 settings = {"name": "tiny", "model": "someone/public", "dataset": "someone/public", "seed": 0}
-run = Run(folder, lm, torch.optim.SGD(lm.parameters(), lr=0.1), steps=2, seed=0, settings=settings)
+optimizer = torch.optim.SGD(lm.parameters(), lr=0.1)
+run = Run(folder, lm, optimizer, linear_schedule(optimizer, 2), steps=2, seed=0, settings=settings)
 for _ in run:
     run.log(loss=run.step(sum((p**2).sum() for p in lm.parameters())))
 lm.save_pretrained(folder)

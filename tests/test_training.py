@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlhf_helpers import data, evaluation, models
 from rlhf_helpers.presets import load_preset
-from rlhf_helpers.training import Run, autocast
+from rlhf_helpers.training import Run, autocast, linear_schedule
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +26,8 @@ def new_run(folder, lr=0.1, **settings):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    return Run(folder, model, optimizer, steps=20, seed=3, settings=settings, checkpoints=5)
+    scheduler = linear_schedule(optimizer, 20)
+    return Run(folder, model, optimizer, scheduler, steps=20, seed=3, settings=settings, checkpoints=5)
 
 
 def train(run, until=None, pause=0.0):
@@ -36,6 +37,7 @@ def train(run, until=None, pause=0.0):
         time.sleep(pause)
         loss = run.model(torch.randn(8, 4)).square().mean()  # random: the seed of a step must come back
         run.step(loss)
+        run.scheduler.step()
         run.log(loss=loss)
         run.state["seen"] = run.state.get("seen", 0) + 1
     return run
@@ -100,6 +102,7 @@ def test_what_is_not_finite_stops_before_it_harms(tmp_path, spoil):
             if step == 6:
                 loss = loss * float("nan") if spoil == "loss" else loss + (run.model.bias * 0).sqrt().sum()
             run.step(loss)
+            run.scheduler.step()
     assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before))
     train(new_run(tmp_path))  # the last good checkpoint is whole
 
@@ -109,6 +112,7 @@ def test_weights_that_are_not_finite_are_never_stored(tmp_path):
     with pytest.raises(FloatingPointError, match=r"model\.weight is nan at step 7"):  # when it is to be saved
         for step in run:
             run.step(run.model(torch.randn(8, 4)).square().mean())
+            run.scheduler.step()
             if step == 4:
                 run.model.weight.data[0, 0] = float("nan")
                 run.step = lambda loss: None
@@ -122,6 +126,7 @@ def test_schedule_metrics_and_tensorboard(tmp_path):
     for step in run:
         rates.append(run.optimizer.param_groups[0]["lr"])
         run.log(rate=rates[-1])
+        run.scheduler.step()
     assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0.1 / 20)
     assert pd.read_csv(tmp_path / "metrics.csv")["rate"].tolist() == pytest.approx(rates)
     assert list((tmp_path / "tensorboard").glob("events*"))
@@ -138,7 +143,8 @@ def learning_curve(folder, stage, precision, order):
     model = models.RewardModel(lm) if stage == "rm" else lm
     batches = data.length_bucketed([len(row) for row in rows], 32, seed=order)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    run = Run(folder / f"{stage} {precision} {order}", model, optimizer, steps=len(batches), seed=0, settings={})
+    scheduler, name = linear_schedule(optimizer, len(batches)), f"{stage} {precision} {order}"
+    run = Run(folder / name, model, optimizer, scheduler, steps=len(batches), seed=0, settings={})
     for step in run:
         ids, mask = data.pad([rows[i] for i in batches[step]], tokenizer.pad_token_id)
         with autocast(preset):
@@ -147,6 +153,7 @@ def learning_curve(folder, stage, precision, order):
             else:
                 loss = model(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss
         run.step(loss)
+        run.scheduler.step()
         run.log(loss=loss)
     return run.metrics["loss"]
 

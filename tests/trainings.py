@@ -9,11 +9,12 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf_helpers import data, loops
+from rlhf_helpers import data
+from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import quiet
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze
 from rlhf_helpers.presets import Preset
-from rlhf_helpers.training import Run
+from rlhf_helpers.training import Run, linear_schedule
 
 quiet()
 STEPS = {"sft": 60, "reward_model": 60, "policy": 40}
@@ -48,7 +49,8 @@ def small_lm() -> GPT2LMHeadModel:
 def run_of(folder: Path, stage: str, model: torch.nn.Module) -> Run:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     steps = STEPS[stage]
-    return Run(folder, model, optimizer, steps=steps, seed=1, settings={"stage": stage}, checkpoints=steps // 2)
+    settings, scheduler = {"stage": stage}, linear_schedule(optimizer, steps)
+    return Run(folder, model, optimizer, scheduler, steps=steps, seed=1, settings=settings, checkpoints=steps // 2)
 
 
 def train(stage: str, folder: Path, step) -> None:

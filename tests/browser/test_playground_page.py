@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "artifacts" / "browser"
 HTML = ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "**bold** {{ 7 * 7 }}"]
 
-# python -m rlhf_helpers.playground, which fails where two completions overlap
+# python beyond/playground.py, which fails where two completions overlap
 ALONE = """
 import runpy, threading
 from rlhf_helpers import rollouts

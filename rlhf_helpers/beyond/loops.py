@@ -13,7 +13,7 @@ from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
-from rlhf_helpers.training import Run, autocast
+from rlhf_helpers.training import Run, autocast, linear_schedule
 
 
 def new_run(
@@ -38,7 +38,8 @@ def new_run(
         groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-5, fused=True)
     settings = preset.settings(stage, made_from) | {"lr": lr} | settings
-    return Run(folder, model, optimizer, steps=steps, seed=preset.seed, settings=settings)
+    scheduler = linear_schedule(optimizer, steps)
+    return Run(folder, model, optimizer, scheduler, steps=steps, seed=preset.seed, settings=settings)
 
 
 def fit(
@@ -58,6 +59,7 @@ def fit(
         with autocast(preset):
             loss, stats = loss_of(batches[step])
         run.step(loss)
+        run.scheduler.step()
         run.log(loss=loss, **stats)
         if (step + 1) % run.every == 0:
             run.log(**validate())
@@ -66,8 +68,8 @@ def fit(
 
 def normalised(
     reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset
-) -> Callable[[Rollouts], torch.Tensor]:
-    """The reward of rollouts, (B,), with mean 0 and deviation 1 over `samples`, the SFT policy's.
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The reward, (B,): mean 0 and standard deviation 1 over `samples`, which the SFT policy wrote.
 
     Scores are computed in the preset's precision wherever they are asked for, those of `samples` too.
 
@@ -75,15 +77,15 @@ def normalised(
     """
 
     @torch.no_grad()
-    def score(batch: Rollouts) -> torch.Tensor:
+    def score(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         with autocast(preset):
-            return reward_model(batch.input_ids, batch.attention_mask)
+            return reward_model(input_ids, attention_mask)
 
-    raw = torch.cat([score(batch) for batch in samples])
+    raw = torch.cat([score(batch.input_ids, batch.attention_mask) for batch in samples])
     mean, deviation = raw.mean(), raw.std()
     if not deviation > 1e-3:
         raise ValueError(f"the reward model scores {len(raw)} samples all alike, or not at all (deviation {deviation})")
-    return lambda batch: (score(batch) - mean) / deviation
+    return lambda input_ids, attention_mask: (score(input_ids, attention_mask) - mean) / deviation
 
 
 def align(
@@ -91,7 +93,7 @@ def align(
     preset: Preset,
     policy: LanguageModel,
     reference: LanguageModel,
-    reward: Callable[[Rollouts], torch.Tensor],
+    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     prompts_of: Callable[[int], list[list[int]]],
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -100,7 +102,8 @@ def align(
 ) -> None:
     """Notebook 3's loop: each update samples responses of `policy`, scores them and learns.
 
-    `prompts_of(update)` gives token ids of the prompts; `reward` scores rollouts, (B,). `estimate`
+    `prompts_of(update)` gives token ids of the prompts; `reward(input_ids, attention_mask)` gives
+    scores, (B,). `estimate`
     may put other advantages in place of GAE's. `settings` go to `ppo_update`: `value_coef` 0, say,
     which leaves the value head alone. What goes wrong is said or raised as `health.watch` does.
     """
@@ -117,7 +120,8 @@ def align(
             if update < preset.ppo_critic_updates and getattr(policy, "critic", None) is not None:
                 experience.advantages.zero_()  # and so is the policy's gradient: only the critic learns
             stats = ppo_update(policy, experience, run.step, **preset.ppo_update_settings() | settings)
+        run.scheduler.step()
         run.log(**experience_stats(experience), beta=beta, **stats)
         watch(run)
-        if preset.ppo_target_kl:
+        if preset.ppo_target_kl and update >= preset.ppo_critic_updates:
             run.state["beta"] = adapt_beta(beta, run.row["kl_k1"], preset.ppo_target_kl)

@@ -16,7 +16,7 @@ from torch import nn
 from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience
 from rlhf_helpers.rollouts import Rollouts, response_outputs
-from rlhf_helpers.training import Run, whole
+from rlhf_helpers.training import Run, linear_schedule, whole
 
 
 class ResponseOutputs(nn.Module):
@@ -41,7 +41,8 @@ class ParallelRun(Run):
         sharded = accelerator.distributed_type == DistributedType.FSDP
         self.sampler = copy.deepcopy(policy) if sharded else policy  # whole, so that each process samples alone
         self.wrapped, optimizer = accelerator.prepare(ResponseOutputs(policy), optimizer)
-        super().__init__(folder, policy, optimizer, main=accelerator.is_main_process, **settings)
+        scheduler = linear_schedule(optimizer, settings["steps"])
+        super().__init__(folder, policy, optimizer, scheduler, main=accelerator.is_main_process, **settings)
 
     def __iter__(self):
         for step in super().__iter__():

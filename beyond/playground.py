@@ -16,13 +16,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_helpers import data, evaluation
+from rlhf_helpers.beyond.loops import normalised
 from rlhf_helpers.checks import check
 from rlhf_helpers.environment import quiet
-from rlhf_helpers.loops import normalised
 from rlhf_helpers.models import RewardModel, freeze, load_lm
 from rlhf_helpers.plots import BLUE, ORANGE
 from rlhf_helpers.presets import Preset, load_preset
-from rlhf_helpers.rollouts import Rollouts, sample_rollouts
+from rlhf_helpers.rollouts import sample_rollouts
 
 MAX_CHARACTERS = 300
 LEGEND = (
@@ -47,7 +47,7 @@ class Playground:
     preset: Preset
     tokenizer: PreTrainedTokenizerBase
     policies: dict[str, Any]  # base, SFT, PPO
-    reward: Callable[[Rollouts], torch.Tensor]  # (B,), deviations of what SFT writes
+    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, mask -> (B,), in deviations of SFT's
     examples: list[str]  # prompts from the validation split
     seen: set[str]  # the words of the training split
 
@@ -118,11 +118,11 @@ def complete(playground: Playground, prompt: list[int], seed: int) -> dict[str, 
         ids = rollout.input_ids[0, : -1 if ended else None].tolist()
         prefixes = [[*ids[: i + 1], tokenizer.eos_token_id] for i in range(len(ids))]
         batch = [x.to(preset.device) for x in data.pad(prefixes, tokenizer.pad_token_id)]
-        scores = playground.reward(Rollouts(*batch, *[batch[0][:, :0]] * 4)).tolist()  # all prompt, no response
+        scores = playground.reward(*batch).tolist()
         completions[name] = {
             "text": text,
             "tokens": [(str(tokenizer.decode(i)).strip() or "␣", score) for i, score in zip(ids, scores)],
-            "score": playground.reward(rollout).item(),
+            "score": playground.reward(rollout.input_ids, rollout.attention_mask).item(),
             "ended": ended,
             "verdict": "positive" if evaluation.JUDGES[preset.judge]([text])[0] else "not positive",
         }
