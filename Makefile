@@ -77,7 +77,7 @@ test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pyt
 	@touch $@
 
 test-browser: .venv/browser book  ## notebooks in JupyterLab, the site and the playground, by a headless Chromium; screenshots in artifacts/browser
-	$(AFRESH) $(BIN)/python -m pytest -v tests/browser
+	$(AFRESH) $(BIN)/python -m pytest -v tests/slow/browser
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
@@ -104,7 +104,7 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 	@touch $@
 
 test-colab: .venv/installed .colab/installed  ## each set-up cell as on Colab, beside the newest torch and the rest (5 GB)
-	$(BIN)/python -m pytest -v tests/test_colab.py
+	$(BIN)/python -m pytest -v tests/slow/test_colab.py
 
 .book/installed: docs/requirements.txt
 	$(PYTHON) -m venv .book && .book/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt

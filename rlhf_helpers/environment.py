@@ -84,6 +84,13 @@ def _public(version: str) -> str | None:
         return None
 
 
+def prepare() -> None:
+    """What each notebook begins with: no notices, freed memory kept, and the versions in use printed."""
+    quiet()
+    keep_freed_memory()
+    print(" | ".join([f"python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in SHOWN)]))
+
+
 def quiet() -> None:
     """Turns off the progress bars and notices of transformers and datasets, which go to stderr."""
     warnings.filterwarnings("ignore", message="IProgress not found")  # bars are plain text here

@@ -29,7 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from rlhf_helpers import artifacts, data, evaluation, health, models, ppo, rollouts, training
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLOCKS = ["seconds", "tokens_per_second"]
 
 

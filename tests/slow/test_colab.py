@@ -29,7 +29,7 @@ from packaging.utils import canonicalize_name
 
 from rlhf_helpers.presets import NOTEBOOKS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PATHS = [ROOT / name for name in NOTEBOOKS.values()] + sorted((ROOT / "beyond").glob("*.ipynb"))
 COLAB_LACKS = {"vadersentiment", "rouge-score"}

@@ -15,7 +15,7 @@ from rlhf_helpers.beyond import loops
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = [[1, 2, 3, 0], [4, 5, 0], [6, 7, 8, 9, 0], [10, 0]]
 
 

@@ -18,7 +18,7 @@ from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.tiny import dialogues, posts
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def test_given_responses_are_laid_out_as_sampled_ones(lm, tokenizer, prompts):

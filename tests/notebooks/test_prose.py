@@ -13,7 +13,7 @@ import pytest
 
 from rlhf_helpers.__main__ import execute
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *ROOT.glob("beyond/*.ipynb")])
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]

@@ -24,7 +24,7 @@ def two_processes(function, folder):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          HERE / "parallel_worker.py", function, folder],
         capture_output=True, text=True, timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 

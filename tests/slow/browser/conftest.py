@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "artifacts" / "browser"
 SETTINGS = {  # every cell in the page, not only those in view; no questions about news
     "notebook-extension/tracker": {"windowingMode": "none"},

@@ -18,7 +18,7 @@ from rlhf_helpers import environment
 from rlhf_helpers.__main__ import execute
 from rlhf_helpers.presets import NOTEBOOKS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATHS = [ROOT / name for name in NOTEBOOKS.values()] + sorted((ROOT / "beyond").glob("*.ipynb"))
 
 

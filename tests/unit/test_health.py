@@ -79,7 +79,7 @@ def test_a_healthy_run_is_left_alone(new_run, align, preset, capsys):
 def test_the_runs_of_the_notebooks_are_healthy():
     if not os.environ.get("RLHF_ARTIFACTS"):
         pytest.skip("RLHF_ARTIFACTS names no folder of the notebooks' runs; make test sets it")
-    folder = Path(__file__).parents[1] / os.environ["RLHF_ARTIFACTS"] / "tiny"
+    folder = Path(__file__).parents[2] / os.environ["RLHF_ARTIFACTS"] / "tiny"
     runs = {path.parent.name: pd.read_csv(path) for path in folder.glob("**/metrics.csv")}
     found = {name: [x[0] for x in health.findings(runs[name])] for name in runs if "kl_k1" in runs[name]}
     assert len(found) >= 5 and set(found.pop("beta_0")) <= {"reward hacking", "entropy collapse"}

@@ -39,7 +39,7 @@ from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.presets import TINY, Preset, load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HF_HOME = ROOT.parent / "shared" / "hf_home"
 BASE = ROOT / TINY.relative_to(TINY.parents[1]) / "base"
 SMALL = dict(vocab_size=1600, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)

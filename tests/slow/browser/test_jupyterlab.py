@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "artifacts" / "browser"
 TRAINING = {  # a line of the cell that trains, and the folder that it fills
     "1-SFT.ipynb": ("for step in run:", "sft"),

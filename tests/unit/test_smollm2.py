@@ -11,7 +11,7 @@ from rlhf_helpers import data, models, ppo, presets, training
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.smollm2 import FOLDER
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from rlhf_helpers.beyond import loops, preferences
 from rlhf_helpers.models import PolicyWithValueHead, freeze
 from rlhf_helpers.presets import load_preset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 ARTIFACTS = os.environ.get("RLHF_ARTIFACTS", "")
 

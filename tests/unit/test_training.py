@@ -19,7 +19,7 @@ from rlhf_helpers import data, evaluation, models
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.training import Run, autocast, linear_schedule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def new_run(folder, lr=0.1, **settings):
@@ -66,7 +66,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path):
 def test_a_killed_run_continues_bit_for_bit(tmp_path):
     whole = train(new_run(tmp_path / "whole"))
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_training import *;"
+        "import sys; sys.path.insert(0, 'tests/unit'); from test_training import *;"
         f"train(new_run(r'{tmp_path / 'killed'}'), pause=0.2)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})

@@ -12,7 +12,7 @@ import pytest
 from rlhf_helpers import data
 from rlhf_helpers.presets import load_preset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 GOOD = [{"sentence": f"the film is good {i} ", "label": i % 2} for i in range(60)]
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 import untrained
 
-from rlhf_helpers import data, evaluation, playground, rollouts, training
+import playground
+from rlhf_helpers import data, evaluation, rollouts, training
 from rlhf_helpers.models import RewardModel
 from rlhf_helpers.plots import BLUE, ORANGE
 from rlhf_helpers.presets import NOTEBOOKS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import psutil
 import untrained
 from playwright.sync_api import expect
 
-from rlhf_helpers import playground
+import playground
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "artifacts" / "browser"
 HTML = ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "**bold** {{ 7 * 7 }}"]
 
@@ -37,7 +37,7 @@ def alone(*args, **kwargs):
         busy.release()
 
 rollouts.sample_rollouts = alone
-runpy.run_module("rlhf_helpers.playground", run_name="__main__")
+runpy.run_path("beyond/playground.py", run_name="__main__")
 """
 
 
