@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import playground
 import pytest
 import torch
 import untrained
 
-import playground
 from rlhf_helpers import data, evaluation, rollouts, training
 from rlhf_helpers.models import RewardModel
 from rlhf_helpers.plots import BLUE, ORANGE

@@ -12,11 +12,10 @@ import pytest
 
 pytest.importorskip("nicegui", reason="the playground's page needs NiceGUI (the extra play)")
 pytest.importorskip("playwright", reason="driving a browser needs Playwright")
+import playground
 import psutil
 import untrained
 from playwright.sync_api import expect
-
-import playground
 
 ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "artifacts" / "browser"
