@@ -34,37 +34,106 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 7.5, height: floa
 def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
     """Which tokens are prompt, response, end-of-text and padding, over the tokens themselves."""
     ids, mask = rollouts.input_ids[:rows].cpu(), rollouts.attention_mask[:rows].cpu()
-    prompt_width = rollouts.prompt_ids.shape[1]
     kind = mask.clone()  # 0 padding, 1 prompt, 2 response, 3 end-of-text
-    kind[:, prompt_width:] *= 2
+    kind[:, rollouts.prompt_ids.shape[1] :] *= 2
     kind[(ids == tokenizer.eos_token_id) & (kind == 2)] = 3
-    figure, axes = new_figure(width=max(7.5, 0.62 * ids.shape[1]), height=0.5 * len(ids) + 0.9)
+    used = mask.any(0)  # columns that pad all of these rows say nothing
+    ids, kind, prompt_width = ids[:, used], kind[:, used], int(used[: rollouts.prompt_ids.shape[1]].sum())
+    figure, axes = new_figure(width=max(6.0, 0.58 * ids.shape[1]), height=0.45 * len(ids) + 0.9)
     colours = ["#F2F2F2", "#9CC9E6", "#F6D186", "#8FD3BD"]
     for (row, column), k in np.ndenumerate(kind.numpy()):
         axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=colours[k], ec="white"))
-        text = "pad" if k == 0 else "eos" if k == 3 else tokenizer.decode(ids[row, column]).strip()
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=GREY if k == 0 else "black")
+        text = "" if k == 0 else "end" if k == 3 else tokenizer.decode(ids[row, column]).strip()
+        axes.text(column, row, text, ha="center", va="center", fontsize=8)
     axes.axvline(prompt_width - 0.5, color="black", lw=1.2)
     axes.set(xlim=(-0.5, ids.shape[1] - 0.5), ylim=(len(ids) - 0.5, -0.5), yticks=range(len(ids)))
-    axes.set(
-        xlabel="column", ylabel="row", title="prompt (blue) | response (yellow), end-of-text (green), padding (grey)"
-    )
+    axes.set(xlabel="column", ylabel="row")
+    axes.set_title("prompt (blue), response (yellow), end-of-text (green), padding (grey)", fontsize=10)
     axes.grid(False)
     return figure
 
 
+# Notebook 3
+
+
+def ppo_loop() -> Figure:
+    """The loop of PPO on text: its stages, numbered as in the code, the tensors between them, and who is frozen."""
+    figure, axes = new_figure(width=8, height=4.3)
+    axes.set(xlim=(0, 16), ylim=(0, 8.6))
+    axes.axis("off")
+    boxes = {  # name -> x, y, width, text, colour
+        "policy": (0.2, 6.6, 3.2, "policy π\n(trained)", BLUE),
+        "sample": (0.2, 3.9, 3.2, "1  sample\nresponses (B, T)", GREY),
+        "score": (4.6, 3.9, 3.6, "2  score the batch", GREY),
+        "rewards": (9.4, 3.9, 2.9, "3  reward of\neach token (B, T)", GREY),
+        "advantages": (13.0, 3.9, 2.8, "4  advantages,\nreturns (B, T)", GREY),
+        "reference": (4.6, 0.6, 2.6, "reference π_ref\n(frozen)", GREEN),
+        "reward model": (7.6, 0.6, 2.6, "reward model\n(frozen)", GREEN),
+        "critic": (13.0, 0.6, 2.8, "critic V\n(trained)", BLUE),
+        "update": (
+            8.0,
+            6.6,
+            7.8,
+            "5  PPO loss   6  backward, clip, step   7  log\nepochs of minibatches",
+            ORANGE,
+        ),
+    }
+    for x, y, width, text, colour in boxes.values():
+        axes.add_patch(plt.Rectangle((x, y), width, 1.5, fc=colour, alpha=0.18, ec="none"))
+        axes.add_patch(plt.Rectangle((x, y), width, 1.5, fill=False, ec=colour, lw=1.4))
+        axes.text(x + width / 2, y + 0.75, text, ha="center", va="center", fontsize=8.5)
+
+    def arrow(start, end, text="", dx=0.0, dy=0.0):
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1})
+        axes.text((start[0] + end[0]) / 2 + dx, (start[1] + end[1]) / 2 + dy, text, fontsize=7.5, ha="center")
+
+    arrow((1.8, 6.6), (1.8, 5.4), "prompts in", 0.95, -0.1)
+    arrow((3.4, 4.65), (4.6, 4.65))
+    arrow((8.2, 4.65), (9.4, 4.65))
+    arrow((12.3, 4.65), (13.0, 4.65))
+    arrow((5.9, 2.1), (5.9, 3.9), "ln π_ref (B, T)", -1.25, -0.1)
+    arrow((8.0, 2.1), (7.6, 3.9), "score (B,)", 1.25, -0.1)
+    arrow((14.4, 2.1), (14.4, 3.9), "V (B, T)", -1.1, -0.1)
+    arrow((14.4, 5.4), (14.4, 6.6))
+    arrow((8.0, 7.35), (3.4, 7.35), "new weights, then again from 1", 0, 0.15)
+    return figure
+
+
 def token_bars(tokens: Sequence[str], **series: Sequence[float]) -> Figure:
-    """One row of bars a series, one bar a token: per-token KL reward, value, advantage..."""
+    """One row of bars a series, one bar a token: per-token reward, value, advantage..."""
     right = len(series) <= 4 and all(len(x) == len(tokens) for x in series.values())
     check(right, f"not {len(tokens)} values of each, or more than four, of {[*series]}")
-    figure, axes = new_figure(len(series), 1, height=1.35 * len(series) + 0.6)
-    for axis, (name, values), colour in zip(np.atleast_1d(axes), series.items(), [BLUE, ORANGE, GREEN, RED]):
+    figure, axes = new_figure(len(series), 1, height=1.25 * len(series) + 0.6)
+    axes = np.atleast_1d(axes)
+    for axis, (name, values), colour in zip(axes, series.items(), [BLUE, ORANGE, GREEN, RED]):
         axis.bar(range(len(tokens)), values, color=colour, width=0.7)
         axis.axhline(0, color="black", lw=0.8)
         axis.set_ylabel(name.replace("_", " "))
-        axis.set_xticks(
-            range(len(tokens)), [] if axis is not np.atleast_1d(axes)[-1] else tokens, rotation=45, ha="right"
-        )
+        axis.set_xticks(range(len(tokens)), tokens if axis is axes[-1] else [], rotation=45, ha="right")
+    return figure
+
+
+def bars(names: Sequence[str], ylabel: str, **series: Sequence[float]) -> Figure:
+    """Bars side by side: for each name one bar of each series, a distribution before and after, say."""
+    figure, axes = new_figure(width=6.5, height=2.6)
+    width = 0.8 / len(series)
+    for i, ((label, values), colour) in enumerate(zip(series.items(), (GREY, BLUE, ORANGE, GREEN))):
+        positions = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
+        axes.bar(positions, values, width=width, color=colour, label=label.replace("_", " "))
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel=ylabel)
+    figure.legend(loc="outside upper right", ncols=len(series))
+    return figure
+
+
+def lines(curves: dict[str, Sequence[float]], xlabel: str, ylabel: str, *, log: bool = False) -> Figure:
+    """One line a curve against its index; on a logarithmic axis if `log`."""
+    check(len(curves) <= 4, f"there are colours for up to four curves, not for {len(curves)}")
+    figure, axes = new_figure()
+    for (name, y), colour, style in zip(curves.items(), (BLUE, RED, GREEN, ORANGE), ("-", "--", "-.", ":")):
+        axes.plot(y, color=colour, ls=style, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    figure.legend(loc="outside upper center", ncols=len(curves))
     return figure
 
 
@@ -74,19 +143,21 @@ def clipped_objective(clip: float = 0.2) -> Figure:
     ratio = torch.linspace(0.4, 1.6, 200)
     for axis, advantage in zip(axes, (1.0, -1.0)):
         unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-        axis.plot(ratio, unclipped, color=GREY, ls="--", label="ratio A")
-        axis.plot(ratio, torch.min(unclipped, clipped), color=BLUE, lw=2.2, label="min(ratio A, clipped ratio A)")
+        axis.plot(ratio, unclipped, color=GREY, ls="--", label="ratio times A")
+        axis.plot(
+            ratio, torch.min(unclipped, clipped), color=BLUE, lw=2.2, label="the smaller of it and its clipped version"
+        )
         axis.axvspan(1 - clip, 1 + clip, color=GREEN, alpha=0.1)
         axis.axvline(1, color="black", lw=0.8)
-        axis.set(xlabel="ratio  pi / pi_old", ylabel="objective", title=f"advantage A = {advantage:+.0f}")
-        axis.legend(fontsize=8)
+        axis.set(xlabel="ratio", ylabel="objective", title=f"advantage A = {advantage:+.0f}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 DASHBOARD = {
-    "reward and judge": ("score", "judge"),
-    "KL to the reference, nats a response": ("kl_k1", "kl_k3"),
-    "entropy, nats a token": ("entropy",),
+    "reward model's score and judge": ("score", "judge"),
+    "KL to the reference, nats per response": ("kl_k1", "kl_k3"),
+    "entropy, nats per token": ("entropy",),
     "the update: approximate KL, clip fraction": ("approx_kl", "clip_fraction"),
     "explained variance of the values": ("explained_variance",),
     "response length, tokens": ("length",),
@@ -101,7 +172,7 @@ def dashboard(metrics: pd.DataFrame) -> Figure:
             if name in metrics:
                 axis.plot(metrics["step"], metrics[name], color=colour, ls=style, label=name.replace("_", " "))
         axis.set_title(title, fontsize=10)
-        if axis.lines:  # none yet before the first update
+        if len(axis.lines) > 1:
             axis.legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("update")
@@ -122,35 +193,32 @@ def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | N
         axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style if joined else "", ms=5, label=name)
         if "low" in frame:
             axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
-    axes.set(xlabel="KL to the SFT policy, nats a response", ylabel=ylabel or y)
-    axes.legend()
+    axes.set(xlabel="KL to the SFT policy, nats per response", ylabel=ylabel or y)
+    figure.legend(loc="outside upper center", ncols=len(curves))
     return figure
 
 
-def reward_hacking(runs: dict[str, pd.DataFrame]) -> Figure:
-    """The reward model's score and the judge's verdict against KL while training, one colour a run."""
-    check(not any(metrics.empty for metrics in runs.values()), f"one of {[*runs]} has no step yet: run its training")
-    figure, axes = new_figure(1, 2, width=9)
-    for (name, metrics), colour, style in zip(runs.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
-        smooth = metrics.rolling(5, min_periods=1).mean()
-        axes[0].plot(smooth["kl_k1"], smooth["score"], color=colour, ls=style, label=name)
-        axes[1].plot(smooth["kl_k1"], smooth["judge"], color=colour, ls=style, label=name)
-    axes[0].set(title="what PPO maximises", ylabel="reward model's score")
-    axes[1].set(title="what you wanted", ylabel="judged positive")
-    for axis in axes:
-        axis.set_xlabel("KL to the SFT policy, nats a response")
-        axis.legend()
+def compare_runs(runs: dict[str, pd.DataFrame], panels: dict[str, str]) -> Figure:
+    """Runs against each other, update by update and unsmoothed; `panels` is column -> title."""
+    figure, axes = new_figure(1, len(panels), width=3.4 * len(panels), height=3)
+    for axis, (column, title) in zip(np.atleast_1d(axes), panels.items()):
+        for (name, metrics), colour, style in zip(runs.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
+            axis.plot(metrics["step"], metrics[column], color=colour, ls=style, lw=1.2, label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("update")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
     return figure
 
 
-def curve(y: Sequence[float], ylabel: str, xlabel: str = "step", threshold: float | None = None) -> Figure:
-    """One falling (or rising) quantity on a logarithmic axis, with an optional bound."""
-    figure, axes = new_figure()
-    axes.semilogy(y, color=BLUE)
-    if threshold is not None:
-        axes.axhline(threshold, color=RED, ls="--", label=f"bound {threshold:g}")
-        axes.legend()
+def fitted(x: torch.Tensor, y: torch.Tensor, slope: float, expected: float, xlabel: str, ylabel: str) -> Figure:
+    """Points with the line that was fitted to them, and the line that was expected, both through 0."""
+    figure, axes = new_figure(width=5.5, height=3.6)
+    axes.scatter(x, y, s=9, color=GREY, alpha=0.5)
+    ends = np.array([x.min().item(), x.max().item()])
+    axes.plot(ends, slope * ends, color=BLUE, label=f"fitted, slope {slope:.2f}")
+    axes.plot(ends, expected * ends, color=RED, ls="--", label=f"at the optimum, slope {expected:.2f}")
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
