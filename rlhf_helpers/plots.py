@@ -209,6 +209,57 @@ def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
 CLASSES = ("negative", "positive")
 
 
+def trunk_and_head(tokens: Sequence[str] = ("the", "film", "is", "good", ".", "<end>")) -> Figure:
+    """The reward model as a drawing: tokens, trunk, hidden states, and the head on the last of them."""
+    figure, axes = new_figure(height=3.4)
+    n = len(tokens)
+
+    def box(x, y, width, height, text, colour):
+        axes.add_patch(plt.Rectangle((x, y), width, height, color=colour, ec="black", lw=0.8))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center")
+
+    def arrow(x, low, high, colour="black"):
+        axes.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "->", "color": colour})
+
+    box(0, 1.1, n, 0.9, "trunk: the language model without its output layer (trained)", "#9CC9E6")
+    for i, token in enumerate(tokens):
+        last = i == n - 1
+        box(i + 0.08, 0, 0.84, 0.6, token, "#8FD3BD" if last else "#F2F2F2")
+        box(i + 0.08, 2.5, 0.84, 0.6, f"$h_{i + 1}$", "#F6D186" if last else "#F2F2F2")
+        arrow(i + 0.5, 0.6, 1.1)
+        arrow(i + 0.5, 2.0, 2.5)
+    box(n - 1.6, 3.6, 1.6, 0.6, f"head: $w \\cdot h_{n}$", "#F6D186")
+    arrow(n - 0.5, 3.1, 3.6)
+    axes.annotate("", (n + 0.5, 3.9), (n, 3.9), arrowprops={"arrowstyle": "->"})
+    axes.text(n + 0.55, 3.9, "score $r$", va="center")
+    shapes = (0.3, "input_ids (B, T)"), (2.8, "hidden (B, T, d)"), (3.9, "last (B, d) → scores (B,)")
+    for y, text in shapes[:2]:
+        axes.text(n + 0.15, y, text, va="center", color=BLUE)
+    axes.text(n - 1.75, 3.9, shapes[2][1], va="center", ha="right", color=BLUE)
+    axes.set(xlim=(-0.1, n + 1.7), ylim=(-0.1, 4.3))
+    axes.axis("off")
+    return figure
+
+
+def _legend_above(axes) -> None:
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+
+
+def losses(difference: torch.Tensor, **curves: torch.Tensor) -> Figure:
+    """Loss against the difference of two scores; one curve each, its lowest point marked if it lies inside."""
+    figure, axes = new_figure()
+    for (name, loss), colour, style in zip(curves.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
+        axes.plot(difference, loss, color=colour, ls=style, label=name.replace("_", " "))
+        lowest = loss.argmin()
+        if 0 < lowest < len(loss) - 1:
+            axes.plot(difference[lowest], loss[lowest], "o", color=colour)
+            label = f"lowest at {difference[lowest]:.2f}"
+            axes.annotate(label, (difference[lowest], loss[lowest]), (0, 8), textcoords="offset points", ha="center")
+    axes.set(xlabel="score of the better minus score of the worse text", ylabel="expected loss, nats", ylim=(0, None))
+    _legend_above(axes)
+    return figure
+
+
 def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
     """Histograms of the scores of each class."""
     check(len(scores) == len(labels) > 0 and scores.isfinite().all(), "scores must be finite, and one for each label")
@@ -218,24 +269,7 @@ def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
         axes.hist(scores[labels == label], bins=bins, color=colour, alpha=0.65, hatch=hatch, label=CLASSES[label])
     axes.axvline(0, color="black", lw=0.8)
     axes.set(xlabel="score (logit)", ylabel="sentences")
-    axes.legend()
-    return figure
-
-
-def confusion_matrix(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
-    """Counts of true class (row) against predicted class (column)."""
-    check(len(scores) == len(labels) and set(labels.tolist()) <= {0, 1}, "labels must be 0 or 1, one for each score")
-    counts = np.zeros((2, 2), int)
-    np.add.at(counts, (labels.long().numpy(), (scores > 0).long().numpy()), 1)
-    figure, axes = new_figure(width=4, height=3)
-    axes.imshow(counts, cmap="Blues", vmin=0)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if count > counts.max() / 2 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=12)
-    axes.set_xticks((0, 1), CLASSES)
-    axes.set_yticks((0, 1), CLASSES)
-    axes.set(xlabel="the model says", ylabel="the label says")
-    axes.grid(False)
+    _legend_above(axes)
     return figure
 
 
@@ -250,7 +284,7 @@ def reliability(probability: torch.Tensor, labels: torch.Tensor, bins: int = 10)
         size = 20 + 300 * inside.float().mean().item()
         axes.scatter(probability[inside].mean(), labels[inside].mean(), s=size, color=BLUE, alpha=0.8)
     axes.set(xlabel="predicted probability of positive", ylabel="share that is positive")
-    axes.legend()
+    _legend_above(axes)
     return figure
 
 
@@ -258,18 +292,11 @@ def reward_against_length(lengths: torch.Tensor, scores: torch.Tensor, labels: t
     """Score against length in tokens, one marker a class."""
     figure, axes = new_figure()
     for label, colour, marker in ((0, ORANGE, "x"), (1, BLUE, "o")):
-        axes.scatter(
-            lengths[labels == label],
-            scores[labels == label],
-            s=14,
-            color=colour,
-            marker=marker,
-            alpha=0.5,
-            label=CLASSES[label],
-        )
+        kind = labels == label
+        axes.scatter(lengths[kind], scores[kind], s=14, color=colour, marker=marker, alpha=0.5, label=CLASSES[label])
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlabel="tokens", ylabel="score (logit)")
-    axes.legend()
+    _legend_above(axes)
     return figure
 
 
