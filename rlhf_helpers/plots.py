@@ -43,10 +43,11 @@ def overview(stage: str) -> Figure:
     axes.axis("off")
 
     def paint(owner, kind):
-        """The colours of a box and of its text, by whose it is."""
-        if owner != stage:
-            return {"trained": "#CFCFCF", "frozen": "#EDEDED", "data": "white"}[kind], "#5A5A5A", "#8A8A8A"
-        return {"trained": BLUE, "frozen": "#BFE0F5", "data": "white"}[kind], "white" if kind == "trained" else "black", BLUE
+        """The colours of a box, its text and its edge, by what it is and whose."""
+        if owner == stage:
+            fill = {"trained": BLUE, "frozen": "#BFE0F5", "data": "white"}[kind]
+            return fill, "white" if kind == "trained" else "black", BLUE
+        return {"trained": "#CFCFCF", "frozen": "#EDEDED", "data": "white"}[kind], "#5A5A5A", "#8A8A8A"
 
     def panel(owner, x, y, width, height, title):
         fill, edge = ("#F0F7FC", BLUE) if owner == stage else ("#FAFAFA", "#C8C8C8")
@@ -80,7 +81,8 @@ def overview(stage: str) -> Figure:
     box("reward model", "trained", 43.5, 51.5, "SFT trunk + head\ntrained")
     box("reward model", "trained", 43.5, 36.5, "reward model")
     arrow("reward model", (63.5, 54.5), (56.5, 54.5), text="ids\n(B, T)", at=(60.2, 57.5))
-    arrow("reward model", (50, 51.5), (50, 42.5), text="scores (B,)\nBradley-Terry or label loss", at=(50.8, 47), ha="left")
+    scored = "scores (B,)\nBradley-Terry or label loss"
+    arrow("reward model", (50, 51.5), (50, 42.5), text=scored, at=(50.8, 47), ha="left")
     arrow("reward model", (37, 39.5), (40, 39.5), (40, 54.5), (43.5, 54.5), copied=True)
 
     panel("policy", 1, 4, 78, 28, "3  PPO")
