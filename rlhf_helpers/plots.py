@@ -31,6 +31,85 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 7.5, height: floa
     return figure, axes
 
 
+def overview(stage: str) -> Figure:
+    """The data flow of the whole series, with one stage ("sft", "reward model", "policy") in colour.
+
+    Solid arrows carry tensors (B rows, T tokens, P prompt tokens, V words); dashed arrows copy weights.
+    """
+    stages = ["sft", "reward model", "policy"]
+    check(stage in stages, f"stage is {stage!r}, but must be one of {stages}")
+    figure, axes = new_figure(width=8, height=6.4)
+    axes.set(xlim=(0, 80), ylim=(0, 64))
+    axes.axis("off")
+
+    def paint(owner, kind):
+        """The colours of a box, its text and its edge, by what it is and whose."""
+        if owner == stage:
+            fill = {"trained": BLUE, "frozen": "#BFE0F5", "data": "white"}[kind]
+            return fill, "white" if kind == "trained" else "black", BLUE
+        return {"trained": "#CFCFCF", "frozen": "#EDEDED", "data": "white"}[kind], "#5A5A5A", "#8A8A8A"
+
+    def panel(owner, x, y, width, height, title):
+        fill, edge = ("#F0F7FC", BLUE) if owner == stage else ("#FAFAFA", "#C8C8C8")
+        axes.add_patch(plt.Rectangle((x, y), width, height, fc=fill, ec=edge, lw=1.5 if owner == stage else 0.8))
+        axes.text(x + 1, y + height - 1, title, va="top", weight="bold", color=BLUE if owner == stage else "#5A5A5A")
+
+    def box(owner, kind, x, y, text, width=13, height=6):
+        fill, ink, edge = paint(owner, kind)
+        axes.add_patch(plt.Rectangle((x, y), width, height, fc=fill, ec=edge, lw=1.2))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, color=ink)
+
+    def arrow(owner, *points, text="", at=None, copied=False, ha="center"):
+        """Along the corners in `points`; its text stands at `at`."""
+        colour, style = BLUE if owner == stage else "#8A8A8A", (0, (4, 2)) if copied else "-"
+        axes.plot(*zip(*points[:-1]), color=colour, ls=style, lw=1.3)
+        head = {"arrowstyle": "-|>", "color": colour, "ls": style, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", points[-1], points[-2], arrowprops=head)
+        if text:
+            ink = "black" if owner == stage else "#5A5A5A"
+            axes.text(*at, text, ha=ha, va="center", fontsize=8.5, color=ink, linespacing=1.15)
+
+    panel("sft", 1, 35, 37, 28, "1  SFT")
+    box("sft", "data", 2.5, 51.5, "film reviews")
+    box("sft", "trained", 24, 51.5, "base model\ntrained")
+    box("sft", "trained", 24, 36.5, "SFT model")
+    arrow("sft", (15.5, 54.5), (24, 54.5), text="ids, labels\n(B, T)", at=(19.7, 57.5))
+    arrow("sft", (30.5, 51.5), (30.5, 42.5), text="logits (B, T, V)\nnext-token loss", at=(29.7, 47), ha="right")
+
+    panel("reward model", 42, 35, 37, 28, "2  Reward model")
+    box("reward model", "data", 63.5, 51.5, "reviews with labels\nor preferences", width=14.5)
+    box("reward model", "trained", 43.5, 51.5, "SFT trunk + head\ntrained")
+    box("reward model", "trained", 43.5, 36.5, "reward model")
+    arrow("reward model", (63.5, 54.5), (56.5, 54.5), text="ids\n(B, T)", at=(60.2, 57.5))
+    scored = "scores (B,)\nBradley-Terry or label loss"
+    arrow("reward model", (50, 51.5), (50, 42.5), text=scored, at=(50.8, 47), ha="left")
+    arrow("reward model", (37, 39.5), (40, 39.5), (40, 54.5), (43.5, 54.5), copied=True)
+
+    panel("policy", 1, 4, 78, 28, "3  PPO")
+    box("policy", "data", 2.5, 15, "prompts", width=9)
+    box("policy", "trained", 21, 15, "policy\ntrained", width=10)
+    box("policy", "frozen", 43.5, 24, "reward model\nfrozen")
+    box("policy", "trained", 43.5, 15, "critic\ntrained")
+    box("policy", "frozen", 43.5, 6, "reference\nfrozen")
+    box("policy", "data", 67, 14, "advantages\n(B, T)\nPPO loss", width=11, height=8)
+    arrow("policy", (11.5, 18), (21, 18), text="ids\n(B, P)", at=(16, 20.8))
+    arrow("policy", (31, 18), (43.5, 18), text="responses,\nlogprobs\n(B, T)", at=(35.6, 21.8))
+    arrow("policy", (41, 18), (41, 27), (43.5, 27))
+    arrow("policy", (41, 18), (41, 10.5), (43.5, 10.5))
+    arrow("policy", (56.5, 27), (72.5, 27), (72.5, 22), text="scores (B,)", at=(64.3, 28.4))
+    arrow("policy", (56.5, 18), (67, 18), text="values\n(B, T)", at=(61.6, 20.8))
+    arrow("policy", (56.5, 10.5), (69.5, 10.5), (69.5, 14), text="logprobs (B, T)", at=(63, 11.9))
+    arrow("policy", (75, 14), (75, 5), (23, 5), (23, 15), text="gradient to\npolicy and critic", at=(16.7, 9.5))
+    arrow("policy", (28, 36.5), (28, 21), copied=True)
+    arrow("policy", (29, 15), (29, 7.8), (43.5, 7.8), copied=True)
+    arrow("policy", (50, 36.5), (50, 30), copied=True)
+    arrow("policy", (50, 24), (50, 21), copied=True)
+    axes.text(40, 1.6, "solid arrows carry tensors, dashed arrows copy weights;  "
+              "B rows, T tokens, P prompt tokens, V words in the vocabulary",
+              ha="center", va="center", fontsize=8.5, color="#444444")  # fmt: skip
+    return figure
+
+
 def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
     """Which tokens are prompt, response, end-of-text and padding, over the tokens themselves."""
     ids, mask = rollouts.input_ids[:rows].cpu(), rollouts.attention_mask[:rows].cpu()
@@ -225,33 +304,28 @@ def fitted(x: torch.Tensor, y: torch.Tensor, slope: float, expected: float, xlab
 # Notebook 1
 
 
-def sentence_lengths(lengths: Sequence[int]) -> Figure:
-    """How many tokens the sentences have."""
-    check(len(lengths), "there are no sentences to draw")
-    figure, axes = new_figure()
-    axes.hist(lengths, bins=range(1, max(lengths) + 2), color=BLUE, align="left")
-    axes.axvline(float(np.mean(lengths)), color=RED, ls="--", label=f"mean {np.mean(lengths):.1f}")
-    axes.set(xlabel="tokens, end-of-text included", ylabel="sentences")
-    axes.legend()
-    return figure
-
-
-def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, eos: int) -> Figure:
-    """Ids, attention mask and labels of one batch: which cells are words, ends and padding."""
-    figure, axes = new_figure(1, 3, width=10, height=0.3 * len(input_ids) + 1.3)
-    real_end = (input_ids == eos) & (attention_mask == 1)
-    ids = torch.where(input_ids == eos, 2, 1)
+def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, tokenizer) -> Figure:
+    """Ids, attention mask and labels of one batch, with what stands in each cell: words, ends and padding."""
+    rows, columns = input_ids.shape
+    real_end = (input_ids == tokenizer.eos_token_id) & (attention_mask == 1)
+    figure, axes = new_figure(3, 1, width=8, height=3 * (0.27 * rows + 0.5))
+    words = [[repr(tokenizer.decode(i).strip())[1:-1] for i in row] for row in input_ids]
+    ends = [["end" if i == tokenizer.eos_token_id else word for i, word in zip(*row)] for row in zip(input_ids, words)]
     panels = {
-        "input_ids (dark: end-of-text)": ids,
-        "attention_mask (white: padding)": attention_mask + real_end.long(),
-        "labels (white: -100, ignored)": (labels != -100).long() + real_end.long(),
+        "input_ids, decoded": ends,
+        "attention_mask": attention_mask.tolist(),
+        "labels": [[word if i != -100 else -100 for i, word in zip(*row)] for row in zip(labels, ends)],
     }
-    colours = plt.matplotlib.colors.ListedColormap(["white", "#9CC9E6", BLUE])
-    for axis, (title, values) in zip(axes, panels.items()):
-        axis.pcolormesh(values.numpy(), cmap=colours, vmin=0, vmax=2, edgecolor="#BBBBBB", lw=0.4)
-        axis.set(title=title, xlabel="position", ylabel="row", ylim=(len(ids), 0))
-        axis.title.set_fontsize(10)
+    for axis, (title, cells) in zip(axes, panels.items()):
+        for (row, column), real in np.ndenumerate(attention_mask.numpy()):
+            colour = BLUE if real_end[row, column] else "#9CC9E6" if real else "white"
+            axis.add_patch(plt.Rectangle((column, row), 1, 1, fc=colour, ec="#BBBBBB", lw=0.6))
+            ink = "white" if real_end[row, column] else "black" if real else GREY
+            axis.text(column + 0.5, row + 0.5, cells[row][column], ha="center", va="center", fontsize=8, color=ink)
+        axis.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
+        axis.set_title(title, fontsize=10, loc="left")
         axis.grid(False)
+        axis.spines[:].set_visible(False)
     return figure
 
 
@@ -277,6 +351,57 @@ def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
 CLASSES = ("negative", "positive")
 
 
+def trunk_and_head(tokens: Sequence[str] = ("the", "film", "is", "good", ".", "<end>")) -> Figure:
+    """The reward model as a drawing: tokens, trunk, hidden states, and the head on the last of them."""
+    figure, axes = new_figure(height=3.4)
+    n = len(tokens)
+
+    def box(x, y, width, height, text, colour):
+        axes.add_patch(plt.Rectangle((x, y), width, height, color=colour, ec="black", lw=0.8))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center")
+
+    def arrow(x, low, high, colour="black"):
+        axes.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "->", "color": colour})
+
+    box(0, 1.1, n, 0.9, "trunk: the language model without its output layer (trained)", "#9CC9E6")
+    for i, token in enumerate(tokens):
+        last = i == n - 1
+        box(i + 0.08, 0, 0.84, 0.6, token, "#8FD3BD" if last else "#F2F2F2")
+        box(i + 0.08, 2.5, 0.84, 0.6, f"$h_{i + 1}$", "#F6D186" if last else "#F2F2F2")
+        arrow(i + 0.5, 0.6, 1.1)
+        arrow(i + 0.5, 2.0, 2.5)
+    box(n - 1.6, 3.6, 1.6, 0.6, f"head: $w \\cdot h_{n}$", "#F6D186")
+    arrow(n - 0.5, 3.1, 3.6)
+    axes.annotate("", (n + 0.5, 3.9), (n, 3.9), arrowprops={"arrowstyle": "->"})
+    axes.text(n + 0.55, 3.9, "score $r$", va="center")
+    shapes = (0.3, "input_ids (B, T)"), (2.8, "hidden (B, T, d)"), (3.9, "last (B, d) → scores (B,)")
+    for y, text in shapes[:2]:
+        axes.text(n + 0.15, y, text, va="center", color=BLUE)
+    axes.text(n - 1.75, 3.9, shapes[2][1], va="center", ha="right", color=BLUE)
+    axes.set(xlim=(-0.1, n + 1.7), ylim=(-0.1, 4.3))
+    axes.axis("off")
+    return figure
+
+
+def _legend_above(axes) -> None:
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+
+
+def losses(difference: torch.Tensor, **curves: torch.Tensor) -> Figure:
+    """Loss against the difference of two scores; one curve each, its lowest point marked if it lies inside."""
+    figure, axes = new_figure()
+    for (name, loss), colour, style in zip(curves.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
+        axes.plot(difference, loss, color=colour, ls=style, label=name.replace("_", " "))
+        lowest = loss.argmin()
+        if 0 < lowest < len(loss) - 1:
+            axes.plot(difference[lowest], loss[lowest], "o", color=colour)
+            label = f"lowest at {difference[lowest]:.2f}"
+            axes.annotate(label, (difference[lowest], loss[lowest]), (0, 8), textcoords="offset points", ha="center")
+    axes.set(xlabel="score of the better minus score of the worse text", ylabel="expected loss, nats", ylim=(0, None))
+    _legend_above(axes)
+    return figure
+
+
 def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
     """Histograms of the scores of each class."""
     check(len(scores) == len(labels) > 0 and scores.isfinite().all(), "scores must be finite, and one for each label")
@@ -286,24 +411,7 @@ def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
         axes.hist(scores[labels == label], bins=bins, color=colour, alpha=0.65, hatch=hatch, label=CLASSES[label])
     axes.axvline(0, color="black", lw=0.8)
     axes.set(xlabel="score (logit)", ylabel="sentences")
-    axes.legend()
-    return figure
-
-
-def confusion_matrix(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
-    """Counts of true class (row) against predicted class (column)."""
-    check(len(scores) == len(labels) and set(labels.tolist()) <= {0, 1}, "labels must be 0 or 1, one for each score")
-    counts = np.zeros((2, 2), int)
-    np.add.at(counts, (labels.long().numpy(), (scores > 0).long().numpy()), 1)
-    figure, axes = new_figure(width=4, height=3)
-    axes.imshow(counts, cmap="Blues", vmin=0)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if count > counts.max() / 2 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=12)
-    axes.set_xticks((0, 1), CLASSES)
-    axes.set_yticks((0, 1), CLASSES)
-    axes.set(xlabel="the model says", ylabel="the label says")
-    axes.grid(False)
+    _legend_above(axes)
     return figure
 
 
@@ -318,7 +426,7 @@ def reliability(probability: torch.Tensor, labels: torch.Tensor, bins: int = 10)
         size = 20 + 300 * inside.float().mean().item()
         axes.scatter(probability[inside].mean(), labels[inside].mean(), s=size, color=BLUE, alpha=0.8)
     axes.set(xlabel="predicted probability of positive", ylabel="share that is positive")
-    axes.legend()
+    _legend_above(axes)
     return figure
 
 
@@ -326,18 +434,11 @@ def reward_against_length(lengths: torch.Tensor, scores: torch.Tensor, labels: t
     """Score against length in tokens, one marker a class."""
     figure, axes = new_figure()
     for label, colour, marker in ((0, ORANGE, "x"), (1, BLUE, "o")):
-        axes.scatter(
-            lengths[labels == label],
-            scores[labels == label],
-            s=14,
-            color=colour,
-            marker=marker,
-            alpha=0.5,
-            label=CLASSES[label],
-        )
+        kind = labels == label
+        axes.scatter(lengths[kind], scores[kind], s=14, color=colour, marker=marker, alpha=0.5, label=CLASSES[label])
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlabel="tokens", ylabel="score (logit)")
-    axes.legend()
+    _legend_above(axes)
     return figure
 
 
