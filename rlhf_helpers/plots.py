@@ -166,7 +166,9 @@ def ppo_loop() -> Figure:
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1})
         axes.text((start[0] + end[0]) / 2 + dx, (start[1] + end[1]) / 2 + dy, text, fontsize=7.5, ha="center")
 
-    arrow((1.8, 6.6), (1.8, 5.4), "prompts in", 0.95, -0.1)
+    arrow((1.8, 6.6), (1.8, 5.4))
+    arrow((1.8, 2.1), (1.8, 3.9), "prompts", 0.8, -0.1)
+    arrow((3.4, 6.9), (5.2, 5.4), "ln π_old (B, T)", 1.5, 0.1)
     arrow((3.4, 4.65), (4.6, 4.65))
     arrow((8.2, 4.65), (9.4, 4.65))
     arrow((12.3, 4.65), (13.0, 4.65))
