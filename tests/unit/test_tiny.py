@@ -28,9 +28,9 @@ def test_schema_size_and_splits(reviews):
     assert all(sum(split["label"]) * 2 == len(split) for split in reviews.values())
 
 
-def test_words_and_patterns(reviews):
+def test_words(reviews):
     words = {w for s in reviews["train"]["sentence"] for w in s.split() if w.isalpha()}
-    assert len(words) >= 400 and len(set(grammar.patterns())) >= 60
+    assert len(words) >= 400
 
 
 def test_the_judge_agrees_with_every_label(reviews):
@@ -51,7 +51,7 @@ def test_the_judge_refuses_what_is_no_review(reviews):
     for sentence in reviews["validation"]["sentence"][:200]:
         words = sentence.split()
         assert grammar.judge(" ".join(words[:-1])) is None
-        assert not grammar.well_formed(" ".join(words[::-1]))
+        assert grammar.judge(" ".join(words[::-1])) is None
     for text in ("", "the film", "ein guter film .", "the plot is an clever .", grammar.plot(rng), "🎬 ."):
         assert grammar.judge(text) is None, text
 
