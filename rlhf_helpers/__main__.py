@@ -7,6 +7,7 @@ import argparse
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -50,14 +51,15 @@ def execute(path: Path, copy: Path) -> None:
         notebook, timeout=None, kernel_name="python3", coalesce_streams=True, record_timing=False,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )  # fmt: skip
-    client.on_cell_start = client.announce
+    client.on_cell_start, start = client.announce, time.perf_counter()
     try:
         client.execute()
     except CellExecutionError as error:
         sys.exit(f"\n{path.name} failed in section {client.section!r}: {error.ename}: {error.evalue}\nSee {copy}")
     except (DeadKernelError, KeyboardInterrupt) as error:
-        why = "was interrupted" if isinstance(error, KeyboardInterrupt) else "lost its kernel, most often for memory,"
-        sys.exit(f"\n{path.name} {why} in section {client.section!r}. Run it again: it continues from its checkpoint.")
+        why = "you stopped it" if isinstance(error, KeyboardInterrupt) else "the kernel died"
+        again = "Most often memory is short. Run it again: it continues from its last checkpoint."
+        sys.exit(f"\n{path.name}: {why} in section {client.section!r}. {again}")
     finally:
         for cell in notebook.cells:
             for output in cell.get("outputs", []):
@@ -66,7 +68,7 @@ def execute(path: Path, copy: Path) -> None:
         notebook.metadata.pop("widgets", None)  # GitHub calls a notebook with these invalid
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, copy)
-    print(f"\n{path.name}: done, executed copy in {copy}", flush=True)
+    print(f"\n{path.name}: done in {time.perf_counter() - start:.0f} s, executed copy in {copy}", flush=True)
 
 
 def before_and_after(folder: Path) -> str:

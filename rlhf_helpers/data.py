@@ -27,11 +27,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     # transformers makes up an empty tokenizer where there is none
     check(words > len(tokenizer.all_special_ids), f"{name_or_path}: no words. Is its tokenizer.json missing?")
     check(words <= embedded, f"{name_or_path}: the tokenizer has {words} tokens, but the model embeds {embedded}")
-    check(
-        tokenizer.eos_token_id is not None,
-        f"the tokenizer of {name_or_path!r} has no end-of-text token, so a policy could never learn to stop. Add one "
-        "(tokenizer.add_special_tokens({'eos_token': '<|endoftext|>'})), resize the model's embeddings, save both.",
-    )
+    way_out = "Add one (tokenizer.add_special_tokens), resize the model's embeddings and save both."
+    check(tokenizer.eos_token_id is not None, f"{name_or_path}: no end-of-text, so nothing could end. {way_out}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # many a tokenizer knows no limit
@@ -89,11 +86,8 @@ def whole_sentences(sentences: list[str]) -> list[str]:
     learns to stop anywhere. Raises ValueError if none is left.
     """
     ended = [sentence for sentence in sentences if sentence.endswith((".", "!", "?"))]
-    check(
-        ended,
-        f"none of {len(sentences)} training rows ends in . ! or ?, as whole sentences do. For such data, "
-        "write `preset = replace(preset, sft_whole_sentences=False)` in the configuration cell.",
-    )
+    way_out = "Write `preset = replace(preset, sft_whole_sentences=False)` in the configuration cell."
+    check(ended, f"none of {len(sentences)} training rows ends in . ! or ?, as whole sentences do. {way_out}")
     return ended
 
 
@@ -104,8 +98,6 @@ def encode(
 
     A text's own "<|endoftext|>" is text like any other.
     """
-    longest = tokenizer.model_max_length
-    check(max_tokens is None or max_tokens <= longest, f"max_tokens is {max_tokens}, the model's context {longest}")
     # "" as well, since a tokenizer can't take an empty list
     ids = tokenizer([*texts, ""], add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [(row + [tokenizer.eos_token_id] * end)[:max_tokens] for row in ids[:-1]]

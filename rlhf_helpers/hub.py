@@ -68,7 +68,7 @@ def model_card(
     return ModelCard.from_template(
         ModelCardData(
             base_model=base or _hub_id(model),
-            datasets=[_hub_id(dataset)] if _hub_id(dataset) else None,
+            datasets=_hub_id(dataset),
             library_name="peft" if adapter else "transformers",
             license="mit" if model in (*embedded, "openai-community/gpt2") else None,
             pipeline_tag="text-classification" if scores else "text-generation",
@@ -89,7 +89,7 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
 
     With `repo_id` None nothing is sent, and what would be is listed. `card` goes to `model_card`.
     `folder` stays as it is, but for the README.md that is written into it. Raises ValueError if the
-    name, or an adapter's base, won't do; PermissionError if the Hub refuses.
+    name, or an adapter's base, won't do; PermissionError if the Hub refuses; ConnectionError if it can't be had.
     """
     folder, api = Path(folder), HfApi()
     names, text = files(folder), str(model_card(folder, repo_id or "your-name/your-model", **card))
@@ -110,12 +110,15 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
             content = json.dumps(config, indent=2).encode()
             api.upload_file(path_or_fileobj=content, path_in_repo=adapter.name, repo_id=repo_id)
         commit = api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=[*names, "README.md"])
-    except HfHubHTTPError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        raise PermissionError(
-            f"the Hub refuses to write {repo_id}: {error}\n{LOG_IN} The token must be one that may write, and "
-            "the name before the slash yours. Nothing here was changed: run this cell again."
-        ) from error
+    except ValueError:  # a name that can't be
+        raise
+    except Exception as error:  # of the Hub's library, of httpx or of hf_xet
+        reason = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
+        if getattr(getattr(reason, "response", None), "status_code", None) in (401, 403):
+            raise PermissionError(
+                f"the Hub refuses to write {repo_id}: {reason}\n{LOG_IN} The token must be one that may write, and "
+                "the name before the slash yours. Nothing here was changed: run this cell again."
+            ) from error
+        raise ConnectionError(f"{repo_id} can't be pushed now: {reason}. Run this cell again.") from error
     note = ", private until you change that there" if private else ""
     return f"{repo_id}: the model and its card are at {commit.commit_url}{note}"

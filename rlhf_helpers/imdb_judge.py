@@ -53,7 +53,7 @@ def main() -> None:
     )  # fmt: skip
     for step in run:
         rows, labels = zip(*(examples[i] for i in batches[step]))
-        ids, mask = (x.to(preset.device) for x in data.pad(rows, tokenizer.pad_token_id))
+        ids, mask = (x.to(preset.device) for x in data.pad(list(rows), tokenizer.pad_token_id))
         with training.autocast(preset):
             loss = binary_cross_entropy_with_logits(judge(ids, mask), torch.tensor(labels).to(preset.device))
         run.step(loss)

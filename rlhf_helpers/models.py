@@ -31,8 +31,7 @@ ATTENTION = "sdpa_with_fp32_on_cpu"
 def _attention(module: nn.Module, query, key, value, attention_mask, **kwargs):
     """transformers' own attention, "sdpa", but in fp32 on a CPU even under autocast.
 
-    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16: with it the
-    reward model of GPT-2's size took 16 % longer, a PPO update 3 % (benchmarks/gains.py).
+    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16 (benchmarks/gains.py).
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -52,9 +51,9 @@ def _attention_of(config: PreTrainedConfig) -> str:
 
 def _ensure_classifier(config: PreTrainedConfig) -> None:
     """Registers transformers' generic classifier for an architecture that has none of its own (Cohere, Granite)."""
-    if type(config) in CLASSIFIERS or type(config) not in LANGUAGE_MODELS:
+    lm_class: Any = LANGUAGE_MODELS.get(type(config), None)
+    if type(config) in CLASSIFIERS or lm_class is None:
         return
-    lm_class: Any = LANGUAGE_MODELS[type(config)]
     base = next(c for c in lm_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
     name = lm_class.__name__.replace("ForCausalLM", "ForSequenceClassification")
     classifier = type(name, (GenericForSequenceClassification, base), {"config_class": type(config)})
@@ -89,11 +88,8 @@ def load_lm(name_or_path: str) -> PreTrainedModel:
     causal = own[0, 0].allclose(own[1, 0], atol=1e-4)
     check(causal, f"{name_or_path} sees later tokens: an encoder, no causal language model")
     apart = (lm_logits(lm, hidden_states(lm, ids)) - own).abs().max() / own.abs().max().clamp(min=1)
-    check(
-        apart < 1e-3,
-        f"{name_or_path}: a {type(lm).__name__} does more to its logits than scale or soft-cap them, and its "
-        "log-probabilities would be wrong here.",
-    )
+    more = f"a {type(lm).__name__} does more to its logits than scale or soft-cap them"
+    check(apart < 1e-3, f"{name_or_path}: {more}, and its log-probabilities would be wrong here.")
     return lm
 
 
@@ -195,8 +191,7 @@ class RewardModel(nn.Module):
     Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
     difference of two logits the log-odds that one text is preferred (Bradley-Terry).
     The head starts at zero, so that every first score is 0 and the first loss ln 2. Dropout is
-    off, as in TRL's: a pass or two over the data is not memorised, and with it training at GPT-2's
-    size took 17 % longer (benchmarks/gains.py).
+    off, as in TRL's: a pass or two over the data is not memorised.
     """
 
     def __init__(self, lm_or_path: PreTrainedModel | str | Path):

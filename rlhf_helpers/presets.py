@@ -82,19 +82,15 @@ class Preset:
 
         Raises FileNotFoundError if it was not finished, ValueError if its settings were others.
         """
-        folder = self.folder(stage)
+        folder, again = self.folder(stage), f"Run {NOTEBOOKS[stage]!r}, with this preset and RLHF_ARTIFACTS"
         if not (folder / "artifact.json").exists():
-            raise FileNotFoundError(
-                f"{folder} holds no finished model. Run {NOTEBOOKS[stage]!r} first, with the same "
-                f"preset ({self.name!r}) and RLHF_ARTIFACTS ({str(self.artifacts)!r})."
-            )
+            raise FileNotFoundError(f"{folder} holds no finished model. {again}.")
         saved = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["settings"]
         saved.pop("made_from", None)
-        if differ := differences(saved, self.settings(stage)):
-            raise ValueError(
-                f"{folder} holds a model of other settings (saved, now): {differ}. Go back to its settings in the "
-                f"configuration cell, or delete the folder and run {NOTEBOOKS[stage]!r} again, or set RLHF_ARTIFACTS."
-            )
+        differ = differences(saved, self.settings(stage))
+        check(
+            not differ, f"{folder} is of other settings (saved, now): {differ}. Go back to them, or delete it. {again}."
+        )
         return folder
 
     def settings(self, stage: str, made_from: tuple[str, ...] = ()) -> dict:
@@ -142,9 +138,7 @@ def digest(folder: Path) -> str | None:
 
 
 def _device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _bf16_pays(device: str) -> bool:

@@ -95,8 +95,9 @@ class Run:
                 if "tokens" in self.row:
                     self.row["tokens_per_second"] = self.row["tokens"] / self.row["seconds"]
                 self.history.append(self.row)
-                for name, value in self.row.items() if board else ():
-                    board.add_scalar(name, value, step)
+                if board:
+                    for name, value in self.row.items():
+                        board.add_scalar(name, value, step)
                 if self._is_checkpoint(step):
                     self._save(step + 1)
                     self._report(self.row)
@@ -122,10 +123,9 @@ class Run:
 
         To be called when all of it is saved: `preset.require` refuses a model without it, or of other settings.
         """
-        versions = {library.__name__: library.__version__ for library in (torch, transformers)}
-        about = {"settings": self.settings, "steps": self.steps, "versions": versions}
-        path = Path(folder or self.folder) / "artifact.json"
-        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        about = json.dumps({"settings": self.settings, "steps": self.steps, "versions": versions}, indent=2)
+        (Path(folder or self.folder) / "artifact.json").write_text(about, encoding="utf-8")
 
     def _seed(self, step: int) -> int:
         return self.seed * 1_000_003 + step
@@ -179,11 +179,8 @@ class Run:
         named = dict(self.model.named_parameters())
         differ = differences(run["settings"] | {"steps": run["steps"]}, self.settings | {"steps": self.steps})
         differ |= differences(shapes, {f"model.{name}": tuple(p.shape) for name, p in named.items()})
-        check(
-            not differ,
-            f"{self.folder} holds another run (saved, now): {dict(list(differ.items())[:9])}. Delete the folder and "
-            "restart the kernel to train anew, or set RLHF_ARTIFACTS to another one.",
-        )
+        way_out = "Delete the folder and restart the kernel to train anew, or set RLHF_ARTIFACTS to another one."
+        check(not differ, f"{self.folder} holds another run (saved, now): {dict(list(differ.items())[:9])}. {way_out}")
         for name, p in named.items():
             p.copy_(_split_as(tensors[f"model.{name}"], p))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -101,12 +101,12 @@ def to_preferences(rows: Dataset, name: str = "the data set") -> Dataset:
     if no row is left.
     """
     columns = rows.column_names
-    read = next((read for needed, read in FORMS.items() if set(needed) <= set(columns)), None)
+    forms = [read for needed, read in FORMS.items() if set(needed) <= set(columns)]
     known = "; ".join(", ".join(needed) for needed in FORMS)
-    check(read, f"{name} has columns {columns}; a preference data set has one of these sets: {known}")
+    check(forms, f"{name} has columns {columns}; a preference data set has one of these sets: {known}")
 
     def pair(row: dict) -> dict:
-        return dict(zip(("prompt", "chosen", "rejected"), read(row)))
+        return dict(zip(("prompt", "chosen", "rejected"), forms[0](row)))
 
     pairs = rows.map(pair, remove_columns=columns).filter(_is_preference)
     if len(pairs) < len(rows):

@@ -19,7 +19,7 @@ ASIDES = ("it was late .", "it was a long summer .", "the summer was quiet .")
 
 def post(rng: random.Random) -> tuple[str, list[str]]:
     """A post, ending in "TL;DR:", and its three facts: thing, person, verdict."""
-    facts = [rng.choice(THINGS), rng.choice(PEOPLE), rng.choice(VERDICTS)]
+    facts: list[str] = [rng.choice(THINGS), rng.choice(PEOPLE), rng.choice(VERDICTS)]
     sentences = [f"the film is about a {rng.choice(SUBJECTS)} {facts[0]} .", f"in the village with her {facts[1]} ."]
     sentences += [f"it was {facts[2]} .", rng.choice(ASIDES)]
     rng.shuffle(sentences)

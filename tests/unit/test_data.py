@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +17,6 @@ from rlhf_helpers import data
 from rlhf_helpers.presets import TINY, load_preset
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared"
 GOOD = [{"sentence": f"the film is good {i} ", "label": i % 2} for i in range(60)]
 
 
@@ -104,22 +102,6 @@ def test_prompts_leave_a_word_and_repeat_late():
     prompts = data.sample_prompts(rows, 40, (2, 8), seed=0)
     assert len(prompts) == 40 and {p[0] for p in prompts[:4]} == {0, 1, 2, 3}
     assert all(2 <= len(p) <= min(8, len(rows[p[0]]) - 2) for p in prompts)
-
-
-def test_real_sst2_through_the_real_code(tmp_path):
-    if not (SHARED / "hf_home").exists():
-        pytest.skip("no Hub cache beside the project")
-    shutil.copytree(SHARED / "hf_home", tmp_path / "hf", symlinks=True)  # the libraries write lock files
-    code = (
-        "from rlhf_helpers.data import *; d = load_sentences('stanfordnlp/sst2');"
-        "print({k: len(v) for k, v in d.items()});"
-        "t = load_tokenizer('openai-community/gpt2'); r = encode(d['validation']['sentence'], t, 64);"
-        "print(t.pad_token_id, all(x.count(50256) == 1 for x in r))"
-    )
-    env = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert "'train': 67349, 'validation': 872, 'test': 1821" in done.stdout, done.stderr[-500:]
-    assert "50256 True" in done.stdout
 
 
 @pytest.fixture

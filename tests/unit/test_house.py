@@ -10,7 +10,7 @@ CORE = ("checks", "presets", "data", "models", "rollouts", "ppo", "training")
 # what stands higher may be imported by what stands lower; modules on one line know nothing of each other
 FLOORS = [
     ("checks",), ("presets", "data", "environment"), ("models",), ("rollouts",), ("ppo", "training"),
-    ("tiny.language",), ("tiny.grammar", "tiny.dialogues"), ("tiny.posts", "tiny.build"), ("judges",),
+    ("tiny.language",), ("tiny.grammar", "tiny.dialogues"), ("tiny.posts",), ("judges",),
     ("evaluation", "health", "plots", "hub", "smollm2"),
     ("imdb_judge", "beyond.judging", "beyond.preferences", "beyond.loops", "beyond.parallel"), ("__main__",),
 ]  # fmt: skip
@@ -65,11 +65,13 @@ def lines(*modules):
 @pytest.mark.parametrize(
     "what, modules, most",
     [
-        ("the core", CORE, 1_250),
-        ("beyond/", [m for m in MODULES if m.startswith("beyond.")], 450),
-        ("tiny/", [m for m in MODULES if m.startswith("tiny.")], 500),
-        ("the rest", [m for m in MODULES if m not in CORE and "." not in m and m != "plots"], 720),
+        ("the core", CORE, 1_320),
+        ("beyond/", [m for m in MODULES if m.startswith("beyond.")], 505),
+        ("tiny/", [m for m in MODULES if m.startswith("tiny.")], 420),
+        ("judges, evaluation and health", ("judges", "evaluation", "health"), 280),
+        ("set-up, Hub and commands", ("environment", "hub", "smollm2", "imdb_judge", "__main__"), 390),
     ],
 )
 def test_it_can_be_read_in_a_sitting(what, modules, most):
-    assert lines(*modules) <= most, f"{what} has {lines(*modules)} lines; a module gets what two notebooks need"
+    """Where the house stands. The aim is 900 lines for the core and 2,400 for all: lower these when you can."""
+    assert lines(*modules) <= most, f"{what} has {lines(*modules)} lines; who needs the new ones?"

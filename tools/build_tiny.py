@@ -1,8 +1,11 @@
-"""Makes the files of the embedded preset from a seed, in three minutes: `python -m rlhf_helpers.tiny.build`."""
+"""Makes the files of the embedded preset from a seed, in three minutes: `python tools/build_tiny.py`."""
 
 import random
+import sys
 from itertools import cycle
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
@@ -12,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedT
 
 from rlhf_helpers.tiny.grammar import generate, plot
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "rlhf_helpers" / "tiny"
 SEED = 2024
 SPLITS = {"train": 24_000, "validation": 1_000, "test": 2_000}
 FEATURES = Features(sentence=Value("string"), label=ClassLabel(names=["negative", "positive"]), idx=Value("int32"))
