@@ -99,6 +99,11 @@ def judge(text: str) -> int | None:
     return None
 
 
+def well_formed(text: str) -> bool:
+    """Tell whether the text is one whole review of this grammar."""
+    return judge(text) is not None
+
+
 def _expand(part, rng):
     """Draw the words of a part; weights decide between its productions."""
     if isinstance(part, str):
