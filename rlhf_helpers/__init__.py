@@ -1,26 +1,17 @@
 """RLHF in Notebooks: the helpers that the notebooks share.
 
-One file an idea, in the order of the data:
-presets -> data -> models -> rollouts -> ppo -> training -> health -> artifacts -> evaluation -> plots; for beyond/ also
-loops, preferences, judging and parallel.
+One file an idea, in the order of the data: presets -> data -> models -> rollouts -> ppo -> training, which
+import nothing below them; then evaluation, judges, health and plots; for beyond/ also beyond/.
 
-The public names can be had from here, or from the file that defines them. They load on
-first use, so that the set-up cell can import this package before torch is installed.
+The public names can be had from here, or from the file that defines them. They load on first
+use, so that the set-up cell can ask for this package before torch is imported.
 """
 
 from importlib import import_module
 
-_HOME = {
-    "load_preset": "presets",
-    "RewardModel": "models",
-    "PolicyWithValueHead": "models",
-    "sample_rollouts": "rollouts",
-    "token_logprobs": "ppo",
-    "kl_penalised_rewards": "ppo",
-    "gae": "ppo",
-    "whiten": "ppo",
-    "ppo_loss": "ppo",
-}
+_HOME = {"load_preset": "presets", "RewardModel": "models", "PolicyWithValueHead": "models"}
+_HOME |= {"sample_rollouts": "rollouts"}
+_HOME |= dict.fromkeys(["token_logprobs", "kl_penalised_rewards", "gae", "whiten", "ppo_loss"], "ppo")
 __all__ = list(_HOME)
 
 

@@ -24,31 +24,24 @@ STAGES |= {path.stem.partition("-")[2].lower(): [path] for path in BEYOND} | {"b
 class StreamingClient(NotebookClient):
     """Prints each section's heading as it starts, and a cell's text as it comes."""
 
-    heading = ""
+    section = ""
 
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
             print(msg["content"]["text"], end="", flush=True)
         return super().output(outs, msg, display_id, cell_index)
 
-
-def announce(client: StreamingClient):
-    """A hook that prints the last heading above the cell that starts."""
-
-    def on_cell_start(cell, cell_index):
-        for line in cell.source.splitlines() if cell.cell_type == "markdown" else []:
-            if line.startswith("#"):
-                client.heading = line.lstrip("# ")
-                print(f"\n--- {client.heading}", flush=True)
-
-    return on_cell_start
+    def announce(self, cell, cell_index):
+        headings = [line for line in cell.source.splitlines() if line.startswith("#") and cell.cell_type == "markdown"]
+        for line in headings:
+            self.section = line.lstrip("# ")
+            print(f"\n--- {self.section}", flush=True)
 
 
 def execute(path: Path, copy: Path) -> None:
     """Runs one notebook in a fresh kernel, in its own folder, and writes the executed copy.
 
-    Exits with a message that names notebook, section and error if a cell fails, if the kernel
-    dies or if you interrupt it; the copy then holds what was printed until there.
+    Exits with a message that names notebook, section and error if a cell fails or the kernel dies.
     """
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
@@ -58,19 +51,15 @@ def execute(path: Path, copy: Path) -> None:
         notebook, timeout=None, kernel_name="python3", coalesce_streams=True, record_timing=False,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )  # fmt: skip
-    client.on_cell_start = announce(client)
-    start = time.perf_counter()
+    client.on_cell_start, start = client.announce, time.perf_counter()
     try:
         client.execute()
     except CellExecutionError as error:
-        sys.exit(f"\n{path.name} failed in section {client.heading!r}: {error.ename}: {error.evalue}\nSee {copy}")
-    except DeadKernelError:
-        sys.exit(
-            f"\n{path.name}: the kernel died in section {client.heading!r}, most often for want of memory. Free "
-            "some and run this again: the training continues from its last checkpoint."
-        )
-    except KeyboardInterrupt:
-        sys.exit(f"\n{path.name} was interrupted in section {client.heading!r}. Run it again to continue.")
+        sys.exit(f"\n{path.name} failed in section {client.section!r}: {error.ename}: {error.evalue}\nSee {copy}")
+    except (DeadKernelError, KeyboardInterrupt) as error:
+        why = "you stopped it" if isinstance(error, KeyboardInterrupt) else "the kernel died"
+        again = "Most often memory is short. Run it again: it continues from its last checkpoint."
+        sys.exit(f"\n{path.name}: {why} in section {client.section!r}. {again}")
     finally:
         for cell in notebook.cells:
             for output in cell.get("outputs", []):
@@ -115,8 +104,7 @@ def main() -> None:
             shutil.copyfile(copy, path)
     if "rlhf" in arguments.stages:
         print(f"\n{before_and_after(preset.folder('policy'))}\n(95 % intervals in brackets)")
-    print(f"\nNext: open {preset.artifacts / preset.name} for models, metrics.csv and executed notebooks, `make lab`")
-    print("to step through them, or RLHF_PRESET=gpt2 make tutorial for the real run.")
+    print(f"\nModels, metrics.csv and executed notebooks are in {preset.artifacts / preset.name}. Next: `make lab`.")
 
 
 if __name__ == "__main__":

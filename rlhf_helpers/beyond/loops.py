@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_helpers.checks import check
 from rlhf_helpers.health import watch
 from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
@@ -15,18 +16,13 @@ from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 from rlhf_helpers.training import Run, autocast, linear_schedule
 
+Reward = Callable[[Tensor, Tensor], Tensor]  # input_ids and attention_mask, (B, T) -> (B,)
+
 
 def new_run(
-    folder: Path,
-    model: nn.Module,
-    preset: Preset,
-    stage: str,
-    *,
-    steps: int,
-    lr: float,
-    made_from: tuple[str, ...] = (),
-    **settings,
-) -> Run:
+    folder: Path, model: nn.Module, preset: Preset, stage: str,
+    *, steps: int, lr: float, made_from: tuple[str, ...] = (), **settings,
+) -> Run:  # fmt: skip
     """A `Run` with Adam on the weights of `model` that are to be trained, a critic's at its own rate.
 
     Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours; `made_from`
@@ -43,13 +39,10 @@ def new_run(
 
 
 def fit(
-    run: Run,
-    preset: Preset,
-    batches: Sequence,
-    loss_of: Callable[[Any], tuple[torch.Tensor, dict[str, float]]],
+    run: Run, preset: Preset, batches: Sequence, loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]],
     validate: Callable[[], dict[str, float]] = dict,
-) -> None:
-    """Notebook 1's loop: one step of `run` a batch.
+) -> None:  # fmt: skip
+    """Notebook 1's loop: one step of `run` for each batch.
 
     `loss_of(batch)` gives the loss, a scalar, and statistics to log beside it. What `validate()`
     gives is logged before each checkpoint; what it leaves in `run.state` is saved with it.
@@ -66,46 +59,34 @@ def fit(
     run.model.eval()
 
 
-def normalised(
-    reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The reward, (B,): mean 0 and standard deviation 1 over `samples`, which the SFT policy wrote.
+def normalised(reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset) -> Reward:
+    """The reward: mean 0 and standard deviation 1 over `samples`, which the SFT policy wrote.
 
     Scores are computed in the preset's precision wherever they are asked for, those of `samples` too.
-
     Raises ValueError if the reward model gives all of them the same score.
     """
 
     @torch.no_grad()
-    def score(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         with autocast(preset):
             return reward_model(input_ids, attention_mask)
 
     raw = torch.cat([score(batch.input_ids, batch.attention_mask) for batch in samples])
-    mean, deviation = raw.mean(), raw.std()
-    if not deviation > 1e-3:
-        raise ValueError(f"the reward model scores {len(raw)} samples all alike, or not at all (deviation {deviation})")
-    return lambda input_ids, attention_mask: (score(input_ids, attention_mask) - mean) / deviation
+    mean, spread = raw.mean(), raw.std()
+    check(spread > 1e-3, f"the reward model scores {len(raw)} samples all alike (standard deviation {spread})")
+    return lambda input_ids, attention_mask: (score(input_ids, attention_mask) - mean) / spread
 
 
 def align(
-    run: Run,
-    preset: Preset,
-    policy: LanguageModel,
-    reference: LanguageModel,
-    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    prompts_of: Callable[[int], list[list[int]]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    estimate: Callable[[Experience], Experience] = lambda experience: experience,
-    **settings,
-) -> None:
+    run: Run, preset: Preset, policy: LanguageModel, reference: LanguageModel, reward: Reward,
+    prompts_of: Callable[[int], list[list[int]]], tokenizer: PreTrainedTokenizerBase,
+    *, estimate: Callable[[Experience], Experience] = lambda experience: experience, **settings,
+) -> None:  # fmt: skip
     """Notebook 3's loop: each update samples responses of `policy`, scores them and learns.
 
-    `prompts_of(update)` gives token ids of the prompts; `reward(input_ids, attention_mask)` gives
-    scores, (B,). `estimate`
-    may put other advantages in place of GAE's. `settings` go to `ppo_update`: `value_coef` 0, say,
-    which leaves the value head alone. What goes wrong is said or raised as `health.watch` does.
+    `prompts_of(update)` gives token ids of the prompts. `estimate` may put other advantages in place
+    of GAE's. `settings` go to `ppo_update`: `value_coef` 0, say, which leaves the value head alone.
+    What goes wrong is said or raised as `health.watch` does.
     """
     for update in run:
         beta = run.state.setdefault("beta", preset.ppo_beta)

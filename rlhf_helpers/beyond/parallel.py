@@ -16,7 +16,7 @@ from torch import nn
 from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience
 from rlhf_helpers.rollouts import Rollouts, response_outputs
-from rlhf_helpers.training import Run, linear_schedule, whole
+from rlhf_helpers.training import Run, full_tensor, linear_schedule
 
 
 class ResponseOutputs(nn.Module):
@@ -100,4 +100,4 @@ class ParallelRun(Run):
     def _refresh_sampler(self) -> None:
         if self.sampler is not self.model:
             for copied, p in zip(self.sampler.parameters(), self.model.parameters()):
-                copied.copy_(whole(p))
+                copied.copy_(full_tensor(p))

@@ -26,9 +26,8 @@ def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id
     with end-of-text. Raises ValueError if a prompt or a response is empty.
     """
     check(len(prompts) == len(responses), f"{len(prompts)} prompts and {len(responses)} responses")
-    for name, rows in (("prompt", prompts), ("response", responses)):
-        for i, row in enumerate(rows):
-            check(row, f"{name} {i} is empty")
+    for i, (prompt, response) in enumerate(zip(prompts, responses)):
+        check(prompt and response, f"pair {i} has an empty prompt or response")
     prompt_ids, prompt_mask = pad(prompts, pad_id, side="left")
     response_ids, response_mask = pad(responses, pad_id)
     ended = torch.ones(len(prompts), dtype=torch.bool)
@@ -37,9 +36,9 @@ def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id
 
 
 def response_loss(lm: LanguageModel, rollouts: Rollouts) -> torch.Tensor:
-    """The language-model loss on the responses only, a scalar: nats a response token."""
-    logits, _, where = response_outputs(lm, rollouts)
-    return -token_logprobs(logits, rollouts.response_ids[where]).mean()
+    """The language-model loss on the responses only, a scalar: nats per response token."""
+    logits, _, token_index = response_outputs(lm, rollouts)
+    return -token_logprobs(logits, rollouts.response_ids[token_index]).mean()
 
 
 def dpo_loss(
@@ -67,7 +66,6 @@ def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
     -mean over rows and pairs i < j of log sigmoid(r_i - r_j); with K = 2 the pairwise loss. Source:
     InstructGPT, equation 1.
     """
-    check(scores.ndim == 2 and scores.shape[1] >= 2, f"scores must be (B, K) of two or more: {(*scores.shape,)}")
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
     return -logsigmoid(scores[:, better] - scores[:, worse]).mean()
 
@@ -78,8 +76,7 @@ def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
     Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3. Raises
     ValueError if B is no multiple of k, or k < 2.
     """
-    whole = k >= 2 and len(rewards) > 0 and len(rewards) % k == 0
-    check(whole, f"{len(rewards)} responses are not groups of {k}, or there are no others to compare with")
+    check(k >= 2 and len(rewards) % k == 0, f"{len(rewards)} responses are not groups of {k}, two or more")
     groups = rewards.view(-1, k)
     return (groups - (groups.sum(1, keepdim=True) - groups) / (k - 1)).flatten()
 
@@ -93,7 +90,7 @@ def rloo(experience: Experience, k: int) -> Experience:
     return replace(experience, advantages=advantages[:, None] * experience.rollouts.response_mask)
 
 
-def to_preferences(rows: Dataset, where: str = "the data set") -> Dataset:
+def to_preferences(rows: Dataset, name: str = "the data set") -> Dataset:
     """A preference data set in one form: columns `prompt`, `chosen` and `rejected`, all text.
 
     Understands that form; Anthropic's HH-RLHF (two dialogues, alike up to the last answer); SHP
@@ -103,66 +100,57 @@ def to_preferences(rows: Dataset, where: str = "the data set") -> Dataset:
     left out, and how many is printed. Raises ValueError, naming the columns, for anything else, and
     if no row is left.
     """
-    check(isinstance(rows, Dataset), f"{where} is a {type(rows).__name__}, not a Dataset: choose a split")
     columns = rows.column_names
-    for needed, pair in FORMS.items():
-        if set(needed) <= set(columns):
-            break
-    else:
-        known = "; ".join(", ".join(needed) for needed in FORMS)
-        raise ValueError(f"{where} has columns {columns}; a preference data set has one of these sets: {known}")
-    pairs = rows.map(pair, remove_columns=columns).filter(lambda row: _is_preference(**row))
+    forms = [read for needed, read in FORMS.items() if set(needed) <= set(columns)]
+    known = "; ".join(", ".join(needed) for needed in FORMS)
+    check(forms, f"{name} has columns {columns}; a preference data set has one of these sets: {known}")
+
+    def pair(row: dict) -> dict:
+        return dict(zip(("prompt", "chosen", "rejected"), forms[0](row)))
+
+    pairs = rows.map(pair, remove_columns=columns).filter(_is_preference)
     if len(pairs) < len(rows):
-        print(f"{where}: {len(rows) - len(pairs)} of {len(rows)} rows hold no preference and are left out")
-    check(len(pairs), f"{where}: no row holds a preference")
+        print(f"{name}: {len(rows) - len(pairs)} of {len(rows)} rows hold no preference and are left out")
+    check(len(pairs), f"{name}: no row holds a preference")
     return pairs
 
 
-def _pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+def _is_preference(row: dict) -> bool:
+    texts = all(isinstance(row[x], str) and row[x].strip() for x in ("prompt", "chosen", "rejected"))
+    return texts and row["chosen"].strip() != row["rejected"].strip()
 
 
-def _given(row: dict) -> dict[str, str]:
-    return _pair(row["prompt"], row["chosen"], row["rejected"])
-
-
-def _dialogues(row: dict) -> dict[str, str]:
+def _dialogues(row: dict) -> tuple[str, str, str]:
     """HH-RLHF: the prompt is everything up to the last "Assistant:", and must be the same in both."""
     head, turn, answer = str(row["chosen"] or "").rpartition(ASSISTANT)
     prompt, other = head + turn, str(row["rejected"] or "")
-    return _pair(prompt, answer, other.removeprefix(prompt) if prompt and other.startswith(prompt) else "")
+    return prompt, answer, other.removeprefix(prompt) if prompt and other.startswith(prompt) else ""
 
 
-def _answers(row: dict) -> dict[str, str]:
+def _answers(row: dict) -> tuple[str, str, str]:
     """SHP: label 1 says that A is preferred."""
     a, b = row["human_ref_A"], row["human_ref_B"]
-    return _pair(row["history"], *{1: (a, b), 0: (b, a)}.get(row["labels"], ("", "")))
+    return row["history"], *{1: (a, b), 0: (b, a)}.get(row["labels"], ("", ""))
 
 
-def _summaries(row: dict) -> dict[str, str]:
+def _summaries(row: dict) -> tuple[str, str, str]:
     """OpenAI's comparisons: a Reddit post in the form of Stiennon et al. (arXiv 2009.01325, appendix)."""
     post, texts, choice = row["info"] or {}, [summary["text"] for summary in row["summaries"] or ()], row["choice"]
     if not {"subreddit", "title", "post"} <= set(post) or len(texts) != 2 or choice not in (0, 1):
-        return _pair("", "", "")
+        return "", "", ""
     prompt = f"SUBREDDIT: r/{post['subreddit']}\n\nTITLE: {post['title']}\n\nPOST: {post['post']}\n\nTL;DR:"
-    return _pair(prompt, texts[choice], texts[1 - choice])
+    return prompt, texts[choice], texts[1 - choice]
 
 
-def _judged(row: dict) -> dict[str, str]:
+def _judged(row: dict) -> tuple[str, str, str]:
     """A summary and a reference, `preferred` one of "ours", "reference" and nothing."""
     ours, reference = row["postprocessed_response"], row["reference_responses"]
-    if row["preferred"] not in ("ours", "reference"):
-        return _pair(row["query"], "", "")
-    return _pair(row["query"], *((ours, reference) if row["preferred"] == "ours" else (reference, ours)))
+    pairs = {"ours": (ours, reference), "reference": (reference, ours)}
+    return row["query"], *pairs.get(row["preferred"], ("", ""))
 
 
-def _is_preference(prompt: str, chosen: str, rejected: str) -> bool:
-    texts = all(isinstance(x, str) and x.strip() for x in (prompt, chosen, rejected))
-    return texts and chosen.strip() != rejected.strip()
-
-
-FORMS = {  # columns -> how to read a row
-    ("prompt", "chosen", "rejected"): _given,
+FORMS = {  # columns -> how to read prompt, chosen and rejected from a row
+    ("prompt", "chosen", "rejected"): lambda row: (row["prompt"], row["chosen"], row["rejected"]),
     ("chosen", "rejected"): _dialogues,
     ("history", "human_ref_A", "human_ref_B", "labels"): _answers,
     ("info", "summaries", "choice"): _summaries,

@@ -37,18 +37,13 @@ def _load():
     for line in rules.splitlines():
         if ":" in line:
             name, line = line.split(":")
-        for production in filter(str.strip, line.split("|")):
-            first, *rest = production.split()
-            if first.isdigit():
-                add(name, rest, int(first))
-            else:
-                add(name, [first, *rest])
-
+        for symbols in filter(None, map(str.split, line.split("|"))):
+            weight = int(symbols.pop(0)) if symbols[0].isdigit() else 1
+            add(name, symbols, weight)
     for entry in LEXICON.split():
         if entry.isupper():
             name = entry.lstrip("+-")
-            signs = {"+": (POSITIVE,), "-": (NEGATIVE,)}
-            polarities = signs.get(entry[0], (NEGATIVE, POSITIVE))
+            polarities = {"+": (POSITIVE,), "-": (NEGATIVE,)}.get(entry[0], (NEGATIVE, POSITIVE))
         else:
             add(name, entry.split("_"), polarities=polarities)
     for name in {name for name, _ in table}:
@@ -107,24 +102,6 @@ def judge(text: str) -> int | None:
 def well_formed(text: str) -> bool:
     """Tell whether the text is one whole review of this grammar."""
     return judge(text) is not None
-
-
-def patterns() -> list[str]:
-    """List the ways to build a review, each with its opening part written out."""
-    return [
-        " ".join(_show(part) for part in (*opening, *rest))
-        for weight, (first, *rest) in GRAMMAR["REVIEW", POSITIVE]
-        if weight
-        for frequency, opening in GRAMMAR[first[:2]]
-        if frequency
-    ]
-
-
-def _show(part):
-    if isinstance(part, str):
-        return part
-    name, written, read = part
-    return ("" if written == POSITIVE else "~") + name + ("?" if read == EITHER else "")
 
 
 def _expand(part, rng):

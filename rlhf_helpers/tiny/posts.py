@@ -19,15 +19,11 @@ ASIDES = ("it was late .", "it was a long summer .", "the summer was quiet .")
 
 def post(rng: random.Random) -> tuple[str, list[str]]:
     """A post, ending in "TL;DR:", and its three facts: thing, person, verdict."""
-    thing, person, verdict = rng.choice(THINGS), rng.choice(PEOPLE), rng.choice(VERDICTS)
-    sentences = [
-        f"the film is about a {rng.choice(SUBJECTS)} {thing} .",
-        f"in the village with her {person} .",
-        f"it was {verdict} .",
-        rng.choice(ASIDES),
-    ]
+    facts: list[str] = [rng.choice(THINGS), rng.choice(PEOPLE), rng.choice(VERDICTS)]
+    sentences = [f"the film is about a {rng.choice(SUBJECTS)} {facts[0]} .", f"in the village with her {facts[1]} ."]
+    sentences += [f"it was {facts[2]} .", rng.choice(ASIDES)]
     rng.shuffle(sentences)
-    return f"POST: {' '.join(sentences)}\n\nTL;DR:", [thing, person, verdict]
+    return f"POST: {' '.join(sentences)}\n\nTL;DR:", facts
 
 
 def summary(thing: str, person: str | None, verdict: str | None, more: str = "") -> str:
@@ -71,8 +67,8 @@ def posts(n: int, seed: int = 0) -> Dataset:
 
 def comparisons(n: int, seed: int = 0) -> Dataset:
     """`n` rows of `prompt`, `chosen` (a good summary) and `rejected` (a worse one)."""
-    rng, rows = random.Random(seed), []
-    for _ in range(n):
-        prompt, facts = post(rng)
-        rows.append({"prompt": prompt, "chosen": summary(*facts), "rejected": worse(rng, facts)})
-    return Dataset.from_list(rows)
+    rng = random.Random(seed)
+    pairs = (post(rng) for _ in range(n))  # a post, then its worse summary: the order of the random numbers
+    return Dataset.from_list(
+        [{"prompt": prompt, "chosen": summary(*facts), "rejected": worse(rng, facts)} for prompt, facts in pairs]
+    )

@@ -66,8 +66,9 @@ def test_recorded_logprobs_are_those_of_the_models_own_forward(folder, tokenizer
     assert rollouts.response_mask.sum(1).unique().numel() > 1, "rows must leave the batch at different times"
     expected = own_logprobs(folder, rollouts)
     assert torch.allclose(rollouts.logprobs, expected, atol=1e-4)
-    logits, _, where = response_outputs(policy, rollouts)
-    assert torch.allclose(ppo.token_logprobs(logits, rollouts.response_ids[where]), expected[where], atol=1e-4)
+    logits, _, token_index = response_outputs(policy, rollouts)
+    recomputed = ppo.token_logprobs(logits, rollouts.response_ids[token_index])
+    assert torch.allclose(recomputed, expected[token_index], atol=1e-4)
     assert expected.sum(1).std() > 0.1, "all words alike: the test would not see a wrong scale"
 
 
@@ -89,7 +90,7 @@ def test_reward_model_and_one_ppo_update(folder, tokenizer, prompts, tmp_path):
     policy = PolicyWithValueHead(str(folder), critic=reward_model)
     rollouts = sample_rollouts(policy, prompts, tokenizer, 5)
     e = ppo.collect_experience(
-        policy, reference, lambda r: reward_model(r.input_ids, r.attention_mask), rollouts,
+        policy, reference, reward_model, rollouts,
         beta=0.1, no_eos_score=-1.0, rows_at_once=3,
     )  # fmt: skip
     assert (e.logprobs - e.ref_logprobs).abs().max() < 1e-4

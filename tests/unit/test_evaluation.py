@@ -1,11 +1,12 @@
-"""Judges: what they say, and what they refuse."""
+"""judges.py and evaluation.py."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import GPT2ForSequenceClassification
 
-from rlhf_helpers import evaluation
+from rlhf_helpers import evaluation, judges
 from rlhf_helpers.data import encode, pad
 from rlhf_helpers.models import RewardModel
 
@@ -30,7 +31,7 @@ def save_classifier(folder, lm, tokenizer):
 
 def test_classifier_judge(tmp_path, lm, tokenizer):
     save_classifier(tmp_path, lm, tokenizer)
-    judge = evaluation.classifier_judge(str(tmp_path))
+    judge = judges.classifier_judge(str(tmp_path))
     texts = ["the plot is good", "good", "the plot"]
     assert np.array_equal(judge(texts), [1.0, 1.0, 0.0])
 
@@ -43,8 +44,8 @@ def test_a_reward_model_judges_by_its_own_scores(tmp_path, lm, tokenizer):
     texts = ["the plot is good", "good", "the plot is very dull and not bright"]
     with torch.no_grad():
         scores = judge(*pad(encode(texts, tokenizer), tokenizer.pad_token_id))
-    assert np.allclose(evaluation.classifier_log_odds(str(tmp_path))(texts), scores, atol=1e-4)
-    assert np.array_equal(evaluation.classifier_judge(str(tmp_path))(texts), (scores > 0).double())
+    assert np.allclose(judges.classifier_log_odds(str(tmp_path))(texts), scores, atol=1e-4)
+    assert np.array_equal(judges.classifier_judge(str(tmp_path))(texts), (scores > 0).double())
 
 
 def test_classifier_judge_does_not_unpickle(tmp_path, lm, tokenizer):
@@ -52,9 +53,59 @@ def test_classifier_judge_does_not_unpickle(tmp_path, lm, tokenizer):
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError):
-        evaluation.classifier_judge(str(tmp_path))
+        judges.classifier_judge(str(tmp_path))
 
 
-def test_vader_judge():
+def test_vader_and_grammar():
     texts = ["a wonderful , moving film .", "a terrible , boring film .", "the film is long ."]
-    assert evaluation.vader_judge(texts).tolist() == [1.0, 0.0, 0.0]
+    assert judges.vader_judge(texts).tolist() == [1.0, 0.0, 0.0]
+    texts = ["the plot is clever .", "the plot is not clever .", "clever plot"]
+    assert judges.grammar_judge(texts).tolist() == [1, 0, 0]
+
+
+def test_mean_nll_is_the_loss_of_transformers(lm):
+    rows = [[1, 2, 3, 0], [4, 5, 0], [1, 6, 7, 8, 9, 0]]
+    total = sum(lm(input_ids=(x := torch.tensor([r])), labels=x).loss.item() * (len(r) - 1) for r in rows)
+    assert evaluation.mean_nll(lm, rows, 0, batch=2) == pytest.approx(total / sum(len(r) - 1 for r in rows), abs=1e-4)
+
+
+def test_distinct_n_and_win_rate():
+    assert evaluation.distinct_n(["a b a b"]) == pytest.approx(2 / 3)
+    assert evaluation.distinct_n(["a b", "a b"]) == 0.5
+    assert evaluation.win_rate(pd.Series([1, 2, 3.0]), pd.Series([1, 1, 5.0])) == 0.5
+
+
+def test_intervals_cover_the_truth():
+    rng, hits = np.random.default_rng(0), 0
+    for seed in range(40):
+        frame = pd.DataFrame({"x": rng.normal(size=60)})
+        low, high = evaluation.bootstrap(frame, lambda f: f["x"].mean(), seed)
+        hits += low < 0 < high
+    assert 33 <= hits <= 40
+    words = [" ".join(rng.choice(list("abcdefgh"), 6)) for _ in range(200)]
+    low, high = evaluation.jackknife(words, evaluation.distinct_n)
+    assert low < evaluation.distinct_n(words) < high
+
+
+def test_best_of_n_kl_against_simulation():
+    """For a continuous score the best of n has density n F^(n-1), so KL = E[ln(n F^(n-1))]."""
+    best = np.random.default_rng(0).random((200_000, 8)).max(1)
+    assert evaluation.best_of_n_kl(8) == pytest.approx(np.log(8 * best**7).mean(), abs=0.01)
+    assert evaluation.best_of_n_kl(1) == 0
+
+
+def test_evaluate_compares_like_with_like(lm, tokenizer, prompts):
+    torch.manual_seed(1)
+    other = type(lm)(lm.config).eval()
+    reward = lambda ids, mask: mask.sum(1).float()  # noqa: E731
+
+    def frame(policy):
+        return evaluation.evaluate(policy, lm, other, reward, judges.vader_judge, prompts, tokenizer, 6, seed=1)
+
+    one = frame(lm)
+    assert one["kl"].abs().max() < 1e-4 and (one["reward"] >= one["length"] + 1).all()
+    pd.testing.assert_frame_equal(one, frame(lm))
+    assert frame(other)["kl"].mean() > 0
+    summary = evaluation.summarise(one)
+    wanted = {"reward", "judge_positive", "kl", "perplexity", "distinct_2", "eos_rate", "length"}
+    assert wanted == set(summary["intervals"]) == set(summary) - {"intervals"}

@@ -123,24 +123,9 @@ def test_nothing_is_paid_for_twice(tmp_path, monkeypatch):
         assert len(seen) == 12 - 5
 
 
-def test_another_judge_or_another_answer_is_asked_anew(tmp_path):
-    with server(knows) as (address, seen):
-        path = tmp_path / "judged.jsonl"
-        judging.ask(ASKED[:1], path, "one", base_url=address)
-        judging.ask(ASKED[:1], path, "two", base_url=address)
-        changed = judging.questions([RESPONSES[0] | {"ours": "good, and new"}], "ours", "theirs")
-        judging.ask(changed[:1], path, "one", base_url=address)
-    assert len(seen) == 3
-
-
 def test_an_endpoint_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="127.0.0.1:9.*OPENAI_BASE_URL"):
         ask(tmp_path, "http://127.0.0.1:9/v1", retries=0)
-
-
-def test_a_response_that_is_missing_is_named():
-    with pytest.raises(ValueError, match=r"row 1 of the responses has no \['theirs'\]"):
-        judging.questions([RESPONSES[0], {"prompt": "x", "ours": "y"}], "ours", "theirs")
 
 
 def test_the_dry_run_prices_what_is_asked():

@@ -1,21 +1,17 @@
-"""The loops of beyond/ take the very steps that the loops in notebooks 1 and 3 take."""
+"""The loops of beyond/ take the very steps of a loop that is written out."""
 
 import copy
-import re
 from dataclasses import replace
-from pathlib import Path
 
-import nbformat
-import pandas as pd
 import pytest
 import torch
 
-from rlhf_helpers import data, evaluation, health, ppo, rollouts, training
+from rlhf_helpers import data, ppo, training
 from rlhf_helpers.beyond import loops
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze
-from rlhf_helpers.presets import NOTEBOOKS, load_preset
+from rlhf_helpers.presets import load_preset
+from rlhf_helpers.rollouts import sample_rollouts
 
-ROOT = Path(__file__).parents[2]
 ROWS = [[1, 2, 3, 0], [4, 5, 0], [6, 7, 8, 9, 0], [10, 0]]
 
 
@@ -27,87 +23,81 @@ def preset(monkeypatch):
     return replace(load_preset("tiny"), **small)
 
 
-def notebook_cell(stage, pattern):
-    """The source of a notebook's code cell."""
-    cells = nbformat.read(ROOT / NOTEBOOKS[stage], as_version=4).cells
-    (source,) = [c.source for c in cells if c.cell_type == "code" and re.search(pattern, c.source)]
-    return source
+@pytest.fixture
+def reward_model(lm):
+    model = freeze(RewardModel(copy.deepcopy(lm)))
+    torch.nn.init.normal_(model.model.score.weight)
+    return model
 
 
 def run_of(folder, model, steps):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    return training.Run(
-        folder, model, optimizer, training.linear_schedule(optimizer, steps), steps=steps, seed=0, settings={}
-    )
+    scheduler = training.linear_schedule(optimizer, steps)
+    return training.Run(folder, model, optimizer, scheduler, steps=steps, seed=0, settings={})
+
+
+def step_by_hand(run):
+    def step(loss):
+        run.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0, error_if_nonfinite=True)
+        run.optimizer.step()
+        return norm.item()
+
+    return step
 
 
 def same(one, two):
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
 
 
-def test_fit_takes_the_steps_of_notebook_1(lm, tokenizer, preset, tmp_path):
+def test_fit(lm, tokenizer, preset, tmp_path):
     lm, batches = disable_dropout(lm), [ROWS[:2], ROWS[2:], ROWS]
     by_hand, start = copy.deepcopy(lm), copy.deepcopy(lm)
-    names = {"lm": by_hand, "run": run_of(tmp_path / "a", by_hand, 3), "validation": ROWS, "batches": batches}
-    exec(
-        notebook_cell("sft", r"^for step in run"),
-        names
-        | {"preset": preset, "data": data, "training": training, "evaluation": evaluation, "tokenizer": tokenizer},
-    )
 
-    def loss_of(batch):
+    def loss_of(batch, model=lm):
         ids, mask = data.pad(batch, tokenizer.pad_token_id)
-        return lm(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss, {"rows": len(batch)}
+        return model(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss, {"rows": len(batch)}
 
-    run = run_of(tmp_path / "b", lm, 3)
-    loops.fit(run, preset, batches, loss_of, lambda: {"validation_loss": 1.0})
+    theirs = run_of(tmp_path / "a", by_hand, 3)
+    for step in theirs:
+        loss, _ = loss_of(batches[step], by_hand)
+        step_by_hand(theirs)(loss)
+        theirs.scheduler.step()
+        theirs.log(loss=loss)
+    ours = run_of(tmp_path / "b", lm, 3)
+    loops.fit(ours, preset, batches, loss_of, lambda: {"validation_loss": 1.0})
     assert same(lm, by_hand) and not same(lm, start)
-    assert run.metrics["loss"].equals(names["run"].metrics["loss"])
-    assert list(run.metrics["rows"]) == [2, 2, 4] and (run.metrics["validation_loss"] == 1).all()
+    assert ours.metrics["loss"].equals(theirs.metrics["loss"])
+    assert list(ours.metrics["rows"]) == [2, 2, 4] and (ours.metrics["validation_loss"] == 1).all()
 
 
-def test_align_takes_the_steps_of_notebook_3(lm, tokenizer, preset, prompts, tmp_path):
-    reward_model = freeze(RewardModel(copy.deepcopy(lm)))
-    torch.nn.init.normal_(reward_model.model.score.weight)
+def test_align(lm, tokenizer, preset, prompts, reward_model, tmp_path):
     reference, start = freeze(copy.deepcopy(lm)), PolicyWithValueHead(copy.deepcopy(lm), critic=reward_model)
     by_hand, policy = copy.deepcopy(start), copy.deepcopy(start)
-
-    def reward(batch):
-        return reward_model(batch.input_ids, batch.attention_mask)
-
-    collect = {"beta": 0.1, "no_eos_score": preset.ppo_no_eos_score, "rows_at_once": preset.ppo_minibatch}
-    collect |= {"gamma": preset.ppo_gamma, "lam": preset.ppo_lam}
-    names = {
-        "preset": preset, "data": data, "training": training, "rollouts": rollouts, "ppo": ppo, "health": health,
-        "tokenizer": tokenizer, "reference": reference, "reward": reward, "collect": collect,
-        "judge": lambda texts: pd.Series([1.0]), "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
-    }  # fmt: skip
-    exec(notebook_cell("policy", r"^def train_ppo"), names)
     theirs, ours = run_of(tmp_path / "a", by_hand, 3), run_of(tmp_path / "b", policy, 3)
-    names["train_ppo"](by_hand, theirs, preset.ppo_beta)
-
-    def prompts_of(update):
-        seed = preset.seed * 99991 + update
-        return data.sample_prompts(names["ppo_rows"], preset.ppo_batch, preset.ppo_prompt_tokens, seed)
-
-    loops.align(ours, preset, policy, reference, reward, prompts_of, tokenizer)
+    beta = preset.ppo_beta
+    for update in theirs:
+        batch = sample_rollouts(by_hand, prompts, tokenizer, 6)
+        e = ppo.collect_experience(
+            by_hand, reference, reward_model, batch, beta=beta, no_eos_score=-3.0, rows_at_once=2, gamma=1, lam=0.95
+        )
+        if update < 1:
+            e.advantages.zero_()
+        stats = ppo.ppo_update(by_hand, e, step_by_hand(theirs), **preset.ppo_update_settings())
+        theirs.scheduler.step()
+        theirs.log(**ppo.experience_stats(e), beta=beta, **stats)
+        beta = ppo.adapt_beta(beta, theirs.row["kl_k1"], 1.0) if update >= 1 else beta
+    loops.align(ours, preset, policy, reference, reward_model, lambda update: prompts, tokenizer)
     assert same(policy, by_hand) and not same(policy, start)
     shared = [c for c in ours.metrics if c not in ("seconds", "tokens_per_second")]
-    assert "beta" in shared and ours.metrics[shared].equals(theirs.metrics[shared])
+    assert ours.metrics[shared].equals(theirs.metrics[shared]) and ours.metrics["beta"].nunique() > 1
 
 
-def test_normalised_is_the_reward_of_notebook_3(lm, tokenizer, preset, prompts):
-    reward_model = freeze(RewardModel(copy.deepcopy(lm)))
-    torch.nn.init.normal_(reward_model.model.score.weight)
-    names = {
-        "torch": torch, "preset": preset, "data": data, "rollouts": rollouts, "training": training,
-        "tokenizer": tokenizer,
-        "reference": lm, "reward_model": reward_model, "ppo_rows": [[*p, 3, 4, 0] for p in prompts],
-    }  # fmt: skip
-    exec(notebook_cell("policy", r"mean, deviation = raw"), names)
-    reward = loops.normalised(reward_model, names["parts"], preset)
-    assert torch.equal(reward(names["parts"][0]), names["reward"](names["parts"][0]))
-    scored = torch.cat([reward(part) for part in names["parts"]])
+def test_normalised_rewards_have_mean_0_and_standard_deviation_1(lm, tokenizer, preset, prompts, reward_model):
+    samples = [sample_rollouts(lm, prompts, tokenizer, 6) for _ in range(3)]
+    reward = loops.normalised(reward_model, samples, preset)
+    scored = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
     assert scored.mean().abs() < 1e-5 and (scored.std() - 1).abs() < 1e-5
     with pytest.raises(ValueError, match="all alike"):
-        loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), names["parts"], preset)
+        loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), samples, preset)

@@ -52,7 +52,7 @@ def test_the_first_ratio_is_1_in_bfloat16(shifted, tokenizer, prompts):
         with bf16():  # one for each update: it keeps the bfloat16 weights that it made
             rollouts = sample_rollouts(policy, prompts * 3, tokenizer, 8)
             e = ppo.collect_experience(
-                policy, reference, lambda r: r.response_ids.sum(1).float() / 20, rollouts,
+                policy, reference, lambda ids, mask: ids.sum(1).float() / 20, rollouts,
                 beta=0.1, no_eos_score=-1.0, rows_at_once=6,
             )  # fmt: skip
             optimizer = torch.optim.SGD(policy.parameters(), lr=1e-2)
@@ -76,9 +76,9 @@ def test_the_scale_of_rewards_is_that_of_their_precision(lm, tokenizer, prompts)
     torch.nn.init.normal_(reward_model.model.score.weight)
     samples = [sample_rollouts(lm, prompts, tokenizer, 6) for _ in range(3)]
     reward = normalised(reward_model, samples, replace(load_preset("tiny"), precision="bf16"))
-    outside = torch.cat([reward(part) for part in samples])
+    outside = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
     with bf16():
-        inside = torch.cat([reward(part) for part in samples])
+        inside = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
     assert torch.equal(inside, outside)
     assert inside.mean().abs() < 1e-5 and (inside.std() - 1).abs() < 1e-5
 
@@ -102,8 +102,7 @@ def test_a_device_that_lies_is_not_used(lm, capsys, monkeypatch):
 
 
 def test_a_preset_goes_on_with_the_cpu(lm, monkeypatch, capsys):
-    preset = replace(load_preset("tiny"), precision="bf16")
-    object.__setattr__(preset, "device", "mps")  # there is none here
+    preset = replace(load_preset("tiny"), precision="bf16", device="mps")
     monkeypatch.setattr(models, "same_on_cpu", lambda lm, device: device != "mps")
     checked = preset.on_checked_device(lm)
     assert (checked.device, checked.precision) == ("cpu", preset.precision if presets._bf16_pays("cpu") else "fp32")

@@ -38,7 +38,13 @@ def test_the_first_ratio_is_1(model, precision):
     with training.autocast(preset):
         rollouts = sample_rollouts(policy, prompts, tokenizer, 12)
         e = ppo.collect_experience(
-            policy, policy.lm, lambda r: torch.zeros(len(r)), rollouts, beta=0.0, no_eos_score=0.0, rows_at_once=2
+            policy,
+            policy.lm,
+            lambda ids, mask: torch.zeros(len(ids)),
+            rollouts,
+            beta=0.0,
+            no_eos_score=0.0,
+            rows_at_once=2,
         )
         stats = ppo.ppo_update(policy, e, lambda loss: 0.0, epochs=1, minibatch=2, max_kl=1e9)
     assert abs(stats["first_ratio_max"] - 1) < 1e-4

@@ -1,6 +1,7 @@
 """The embedded preset: it needs reading, it doesn't bore, and its judge is exact."""
 
 import random
+from pathlib import Path
 
 import pytest
 from datasets import load_dataset
@@ -10,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from rlhf_helpers.data import load_tokenizer
 from rlhf_helpers.models import load_lm
 from rlhf_helpers.presets import TINY
-from rlhf_helpers.tiny import build, grammar
+from rlhf_helpers.tiny import grammar
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +31,9 @@ def test_schema_size_and_splits(reviews):
     assert all(sum(split["label"]) * 2 == len(split) for split in reviews.values())
 
 
-def test_words_and_patterns(reviews):
+def test_words(reviews):
     words = {w for s in reviews["train"]["sentence"] for w in s.split() if w.isalpha()}
-    assert len(words) >= 400 and len(set(grammar.patterns())) >= 60
+    assert len(words) >= 400
 
 
 def test_the_judge_agrees_with_every_label(reviews):
@@ -51,7 +54,7 @@ def test_the_judge_refuses_what_is_no_review(reviews):
     for sentence in reviews["validation"]["sentence"][:200]:
         words = sentence.split()
         assert grammar.judge(" ".join(words[:-1])) is None
-        assert not grammar.well_formed(" ".join(words[::-1]))
+        assert grammar.judge(" ".join(words[::-1])) is None
     for text in ("", "the film", "ein guter film .", "the plot is an clever .", grammar.plot(rng), "🎬 ."):
         assert grammar.judge(text) is None, text
 
@@ -72,7 +75,10 @@ def test_the_base_model_and_its_tokenizer():
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == " " + text  # the space that starts every word
 
 
-def test_the_files_are_what_the_seed_gives(reviews):
+def test_the_files_are_what_the_seed_gives(reviews, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import build_tiny as build
+
     corpus = build.corpus()
     for name, split in corpus.items():
         assert list(split["sentence"]) == list(reviews[name]["sentence"])
