@@ -1,11 +1,11 @@
-"""Each exercise has a solution to unfold. `make test` runs them, in copies of the notebooks: tools/with_solutions.py."""
+"""Each exercise has a solution to unfold; `make test` runs them, in the copies that tools/with_solutions.py makes."""
 
 import re
 
 import nbformat
 import pytest
 from test_project import PATHS, ROOT
-from with_solutions import copy_all, exercises
+from with_solutions import KEEP, PUT_BACK, copy_all, exercises
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
@@ -28,9 +28,7 @@ def test_the_copies_hold_each_solution_once_and_in_order(tmp_path):
         assert [cell.source for cell in added[2::2]] == exercises(original)[1]
 
 
-def test_a_solution_does_not_see_what_another_one_left(tmp_path):
-    from with_solutions import KEEP, PUT_BACK
-
+def test_a_solution_does_not_see_what_another_one_left():
     names = {"__name__": "notebook", "x": 1}
     for source in (KEEP, PUT_BACK, "x, y = 2, 3", PUT_BACK):
         exec(source, names)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+
 from rlhf_helpers import data
 from rlhf_helpers.beyond import loops, preferences
 from rlhf_helpers.models import PolicyWithValueHead, freeze

@@ -1,9 +1,6 @@
 """What a person meets first: the committed notebooks, the runner and the set-up."""
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +11,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from rlhf_helpers.__main__ import execute
+from rlhf_helpers.__main__ import execute, main
 from rlhf_helpers.presets import NOTEBOOKS
 
 ROOT = Path(__file__).parents[2]
@@ -94,33 +91,33 @@ def test_runner_says_that_the_kernel_died(tmp_path):
 
 
 def test_runner_keeps_text_and_pictures_only(tmp_path):
-    source = (
-        "from IPython.display import display, HTML; display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
-    )
+    source = "display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
     execute(notebook_of(tmp_path, source), tmp_path / "out.ipynb")
     (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
     assert output.data == {"text/plain": "x"}
+
+
+def run_main(monkeypatch, folder, *arguments):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RLHF_PRESET", "tiny")
+    monkeypatch.setenv("RLHF_ARTIFACTS", "out")
+    monkeypatch.setattr("sys.argv", ["rlhf_helpers", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return str(ended.value)
 
 
 def test_in_place_waits_for_all(tmp_path, monkeypatch):
     for name, source in {"1-SFT.ipynb": "1", "2-RM Training.ipynb": "1 / 0"}.items():
         notebook_of(tmp_path, source).rename(tmp_path / name)
     before = (tmp_path / "1-SFT.ipynb").read_text()
-    done = subprocess.run(
-        [sys.executable, "-m", "rlhf_helpers", "--in-place", "sft", "rm"], cwd=tmp_path, capture_output=True,
-        text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "RLHF_PRESET": "tiny", "RLHF_ARTIFACTS": "out"},
-    )  # fmt: skip
-    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+    assert "ZeroDivisionError" in run_main(monkeypatch, tmp_path, "--in-place", "sft", "rm")
     assert (tmp_path / "1-SFT.ipynb").read_text() == before
     assert (tmp_path / "out" / "tiny" / "1-SFT.ipynb").exists()
 
 
-def test_runner_needs_the_notebooks(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "rlhf_helpers", "sft"], cwd=tmp_path, capture_output=True, text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "RLHF_PRESET": "tiny"},
-    )  # fmt: skip
-    assert done.returncode == 1 and "is not here" in done.stderr
+def test_runner_needs_the_notebooks(tmp_path, monkeypatch):
+    assert "is not here" in run_main(monkeypatch, tmp_path, "sft")
 
 
 def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
@@ -132,8 +129,12 @@ def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
     results, pages = (ROOT / "docs" / "results.md").read_text(), (ROOT / "docs" / "speed.md").read_text()
     for path in (ablations.BEFORE_THE_CRITIC, ablations.RESULTS):
         if path.exists():
-            assert ablations.table(pd.read_csv(path)) in results, f"docs/results.md shows other figures than {path.name}"
+            assert ablations.table(pd.read_csv(path)) in results, (
+                f"docs/results.md shows other figures than {path.name}"
+            )
     runs = pd.read_csv(speed.RESULTS)
     assert (runs.groupby(["machine", "stage", "contender"]).size() >= 5).all(), "too few runs for a median"
-    assert speed.tables(runs) in pages, "docs/speed.md shows other figures: run benchmarks/speed.py --show"
-    assert gains.table(pd.read_csv(gains.RESULTS)) in pages, "docs/speed.md shows other figures: run benchmarks/gains.py"
+    assert speed.tables(runs) in pages, "speed.md shows other figures: run benchmarks/speed.py --show"
+    assert gains.table(pd.read_csv(gains.RESULTS)) in pages, (
+        "docs/speed.md shows other figures: run benchmarks/gains.py"
+    )
