@@ -15,7 +15,9 @@ from rlhf_helpers.__main__ import execute, main
 from rlhf_helpers.presets import NOTEBOOKS
 
 ROOT = Path(__file__).parents[2]
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 PATHS = [ROOT / name for name in NOTEBOOKS.values()] + sorted((ROOT / "beyond").glob("*.ipynb"))
+SET_UP = {"notebooks 1 to 3": "rlhf-in-notebooks", "beyond": "rlhf-in-notebooks[beyond]"}  # what pip is asked for
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
@@ -28,13 +30,14 @@ def test_committed_notebook(path):
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
     for cell in code:
         assert len(cell.source.splitlines()) <= 20, cell.source
-        source = re.sub(r"^    %pip install .*\n", "", cell.source, flags=re.M) if cell is code[0] else cell.source
-        assert not re.search(r"^\s*[!%]", source, re.M), "a shell escape or magic"
+        assert cell is code[0] or not re.search(r"^\s*[!%]", cell.source, re.M), "a shell escape or magic"
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", output
             assert set(output.get("data", {})) <= {"text/plain", "image/png"}
             if "image/png" in output.get("data", {}):  # what a figure shows, for who can't see it, and for make book
                 assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 30, cell.source
+    wanted = SET_UP["beyond" if path.parent.name == "beyond" else "notebooks 1 to 3"]
+    assert re.findall(r"^\s*[!%].*", code[0].source, re.M) == [f'    %pip install -q "{wanted} @ git+{ADDRESS}"']
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"hf_[A-Za-z0-9]{20,}|/work/|/root/|/home/", text), "a token or a private path"
     headings = re.findall(r"^(#+) ", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)

@@ -4,19 +4,18 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import nbformat
 import pytest
+from test_project import ADDRESS
 
 from rlhf_helpers.__main__ import execute
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *ROOT.glob("beyond/*.ipynb")])
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 KEPT = {p.name for p in [*ROOT.glob("*.*"), *map(ROOT.joinpath, ("beyond", "docs", "rlhf_helpers", "tools"))]}
 FENCE = re.compile(r"^( *```).*?^\1", re.M | re.S)
 

@@ -6,32 +6,24 @@ A package index must answer, as it must on Colab.
 """
 
 import json
-import re
 import subprocess
 import sys
 from importlib import metadata
 
-import nbformat
 import pytest
 from packaging.utils import canonicalize_name
-from test_project import PATHS, ROOT
+from test_project import ROOT, SET_UP
 
 NEWEST = ROOT / ".colab" / "bin" / "python"
 
 
-def requirement(path):
-    """What the notebook's set-up cell has pip install."""
-    first = next(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
-    return re.search(r'^    %pip install -q "(rlhf-in-notebooks.* @ )git\+https://[^"]+"$', first, re.M)[1]
-
-
-@pytest.mark.parametrize("wanted", sorted({requirement(path) for path in PATHS}))
+@pytest.mark.parametrize("wanted", SET_UP.values(), ids=SET_UP)
 @pytest.mark.parametrize("python", [sys.executable, NEWEST], ids=["pinned", "newest"])
 def test_set_up_replaces_nothing_that_is_there(wanted, python, tmp_path):
     if not (python == sys.executable or NEWEST.exists()):
         pytest.skip("the newest of everything is not installed; make .colab/installed does it")
     command = [python, "-m", "pip", "install", "-q", "--dry-run", "--report", tmp_path / "report.json"]
-    done = subprocess.run([*command, wanted + ROOT.as_uri()], capture_output=True, text=True)
+    done = subprocess.run([*command, f"{wanted} @ {ROOT.as_uri()}"], capture_output=True, text=True)
     if "Failed to establish a new connection" in done.stderr or "Could not find a version that sat" in done.stderr:
         pytest.skip("no package index answers")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Pushing to a local stand-in of the Hub: a full success, a refused token, a cut connection, and a second try."""
+"""A local stand-in of the Hub: a full success, a refused token, a cut connection, a second try; no token is written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from hub_stand_in import Hub
+from hub_stand_in import REASON, Hub
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_helpers import evaluation, hub
-from rlhf_helpers.models import PolicyWithValueHead, RewardModel
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.training import Run, linear_schedule
 
@@ -128,3 +128,22 @@ def test_without_a_name_nothing_is_sent(server, policy):
     said = hub.push(policy, None, **CARD)
     assert "nothing was pushed" in said and "model.safetensors" in said and "private" not in said
     assert not server.seen
+
+
+def test_a_token_is_written_nowhere(server, policy, tmp_path, capfd):
+    hub.push(policy, "someone/reviews", **CARD)
+    assert f"Bearer {server.token}" in {authorization for _, _, authorization in server.seen}
+    said = "".join(capfd.readouterr()).encode()
+    written = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()] + list(
+        server.repos["someone/reviews"].values()
+    )
+    assert not any(server.token.encode() in content for content in [said, *written])
+
+
+def test_a_gated_model_says_why_and_how(server):
+    server.repos["someone/gated"] = {"config.json": b"{}"}
+    server.gated.add("someone/gated")
+    with pytest.raises(ConnectionError) as refused:
+        load_lm("someone/gated")
+    for said in (REASON, "someone/gated", "notebook_login()", "Colab", "HF_TOKEN"):
+        assert said in str(refused.value), said

@@ -1,19 +1,13 @@
-"""Nobody gets in, and nothing gets out: pickles and a repository's code never run, a token is never written down."""
+"""Nobody gets in: pickles and a repository's code never run, whatever is loaded. Tokens: test_hub.py."""
 
 import ast
 import json
-import os
 import pickle
 import re
-import secrets
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import torch
-from hub_stand_in import REASON, Hub
 from safetensors.torch import load_file
 from test_project import PATHS, ROOT
 
@@ -147,63 +141,3 @@ def test_nothing_of_ours_unpickles_or_runs_what_it_read():
     assert not {where: found for where, source in code() if (found := findings(source))}
     for bad in ("import pickle", "torch.load('x')", "exec(code)", "AutoModel.from_pretrained(x)", "f(shell=True)"):
         assert findings(bad), bad
-
-
-SESSION = """
-import sys, traceback
-from rlhf_helpers.environment import quiet
-quiet()
-from rlhf_helpers import data, hub, models
-loads = {"model": models.load_lm, "tokenizer": data.load_tokenizer, "data": data.load_sentences}
-for name in sys.argv[1:]:
-    for what, load in loads.items():
-        try:
-            load(name)
-            print(f"== {name} {what}: loaded")
-        except Exception as error:
-            print(f"== {name} {what}: {type(error).__name__}: {error}")
-            traceback.print_exc()
-"""
-
-
-@pytest.fixture
-def session(tmp_path):
-    """Loads, in a process of its own, from a Hub with a public and a gated repository: `session(hub, *names)`."""
-    base = {p.name: p.read_bytes() for p in (ROOT / "rlhf_helpers" / "tiny" / "base").iterdir() if p.is_file()}
-    rows = {"train.csv": b"sentence,label\n" + b"a good film .,1\na bad film .,0\n" * 30}
-
-    def run(hub, *names, **environment):
-        hub.repos |= {"someone/public": base | rows, "someone/gated": dict(base)}
-        hub.gated.add("someone/gated")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RLHF_", "OPENAI_"))}
-        environment = kept | environment | {
-            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1",
-            "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home"),
-        }  # fmt: skip
-        command = [sys.executable, "-c", SESSION, *names]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-
-    return run
-
-
-def test_public_needs_no_token_and_gated_says_why_and_how(session):
-    with Hub() as hub:
-        done = session(hub, "someone/public", "someone/gated")
-    assert done.returncode == 0, done.stderr
-    said = dict(part.split(": ", 1) for part in done.stdout.split("== ")[1:])
-    assert all(said[f"someone/public {what}"].startswith("loaded") for what in ("model", "tokenizer", "data"))
-    assert {authorization for _, _, authorization in hub.seen} == {None}
-    assert REASON in said["someone/gated model"]
-    for what in ("model", "tokenizer", "data"):
-        for words in ("ConnectionError", "notebook_login()", "Colab", "HF_TOKEN"):
-            assert words in said[f"someone/gated {what}"], (what, words)
-
-
-def test_a_token_is_written_nowhere(session, tmp_path):
-    token = "hf_" + secrets.token_hex(17)
-    with Hub(token=token) as hub:
-        done = session(hub, "someone/public", "someone/gated", HF_TOKEN=token)
-        assert f"Bearer {token}" in {authorization for _, _, authorization in hub.seen}
-    assert "ConnectionError" in done.stdout and token not in done.stdout + done.stderr
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
-    assert not written and any(Path(tmp_path / "hf").rglob("*"))
