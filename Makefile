@@ -102,9 +102,11 @@ audit:  ## known vulnerabilities among the pinned packages, where pip-audit's se
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
+notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 on smollm2 (hours), beyond/ on tiny
 	rm -rf artifacts/notebooks
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf beyond
+	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place beyond
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
