@@ -1,5 +1,8 @@
 """A local stand-in of the Hub: a full success, a refused token, a cut connection, a second try; no token is written."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from hub_stand_in import REASON, Hub
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_helpers import evaluation, hub
-from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.training import Run, linear_schedule
 
@@ -140,10 +143,13 @@ def test_a_token_is_written_nowhere(server, policy, tmp_path, capfd):
     assert not any(server.token.encode() in content for content in [said, *written])
 
 
-def test_a_gated_model_says_why_and_how(server):
-    server.repos["someone/gated"] = {"config.json": b"{}"}
-    server.gated.add("someone/gated")
-    with pytest.raises(ConnectionError) as refused:
-        load_lm("someone/gated")
-    for said in (REASON, "someone/gated", "notebook_login()", "Colab", "HF_TOKEN"):
-        assert said in str(refused.value), said
+def test_a_gated_model_says_why_and_how(tmp_path):
+    with Hub() as hub:
+        hub.repos["someone/gated"] = {"config.json": b"{}"}
+        hub.gated.add("someone/gated")
+        places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+        source = "from rlhf_helpers.models import load_lm; load_lm('someone/gated')"
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=os.environ | places)
+    assert done.returncode == 1
+    for said in ("ConnectionError", REASON, "someone/gated", "notebook_login()", "Colab", "HF_TOKEN"):
+        assert said in done.stderr, said
