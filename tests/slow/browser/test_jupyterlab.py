@@ -92,13 +92,12 @@ class Notebook:
         while (cells := self.look()) and any(cell["prompt"] == "[*]:" for cell in cells):
             assert time.time() < deadline, f"still running after {MINUTES} minutes\n{self.last_words(cells)}"
             training = cells[self.training]
-            if training["prompt"] == "[*]:":
-                if found := re.findall(r"(\d+)/(\d+) \[", training["text"]):
-                    done, of = map(int, found[-1])
-                    if (done, of) not in bars[-1:]:
-                        bars.append((done, of))
-                        if at_bar(done, of):
-                            break
+            if training["prompt"] == "[*]:" and (found := re.findall(r"(\d+)/(\d+) \[", training["text"])):
+                done, of = map(int, found[-1])
+                if (done, of) not in bars[-1:]:
+                    bars.append((done, of))
+                    if at_bar(done, of):
+                        break
             self.page.wait_for_timeout(200)
         return bars
 
