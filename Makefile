@@ -2,7 +2,6 @@
 # RLHF_PRESET, RLHF_SEED, RLHF_MODEL, RLHF_DATASET and RLHF_ARTIFACTS pass through.
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS := "1-SFT.ipynb" "2-RM Training.ipynb" "3-RLHF.ipynb" $(wildcard beyond/*.ipynb)
 
 # the embedded preset as it is, whatever the caller's environment says
 AFRESH := env -u RLHF_SEED -u RLHF_MODEL -u RLHF_DATASET -u RLHF_ARTIFACTS RLHF_PRESET=tiny
@@ -67,25 +66,47 @@ address: .venv/installed  ## carry the repository's address from pyproject.toml 
 links: .venv/installed  ## ask every outside link whether it is still there (needs the network)
 	$(BIN)/python tools/links.py
 
-test: lint  ## everything that CI runs: lint, nbval over the notebooks, then pytest
-	rm -rf artifacts/test
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/test $(BIN)/python -m pytest -v --nbval-lax $(NOTEBOOKS) || { echo "make test: a notebook failed; pytest was not run"; exit 1; }
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/test OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests || { echo "make test: the notebooks passed, a test of the helpers failed"; exit 1; }
+# `make test`: two at a time, one core each, and each prints when it is done. Beyond 1 and 4 take the models of notebooks
+# 1 and 2, so the notebooks' own order is kept by make.
+TESTED := $(CURDIR)/artifacts/test
+PYTEST := $(AFRESH) RLHF_ARTIFACTS="$(TESTED)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5
+NBVAL := $(PYTEST) --nbval-lax
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+test: lint  ## everything that CI runs at each push: lint, all notebooks with their solutions, unit tests; ten minutes on two cores
+	rm -rf "$(TESTED)"
+	$(BIN)/python tools/with_solutions.py "$(TESTED)/notebooks" > /dev/null
+	$(MAKE) -k -j2 $(SYNC) --no-print-directory run-1-and-2 run-units run-3 run-beyond
+	$(PYTEST) tests/notebooks/test_glossary.py
+
+run-1-and-2:
+	$(NBVAL) "$(TESTED)/notebooks/1-SFT.ipynb" "$(TESTED)/notebooks/2-RM Training.ipynb"
+
+run-3: run-1-and-2
+	$(NBVAL) "$(TESTED)/notebooks/3-RLHF.ipynb"
+
+run-units:
+	$(PYTEST) tests/unit tests/notebooks
+
+run-beyond: run-1-and-2 run-units
+	$(NBVAL) "$(TESTED)"/notebooks/beyond
 
 .venv/browser: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'
 	@touch $@
 
-test-browser: .venv/browser book  ## notebooks in JupyterLab, the site and the playground, by a headless Chromium; screenshots in artifacts/browser
-	$(AFRESH) $(BIN)/python -m pytest -v tests/slow/browser
+test-slow: .venv/browser book  ## the rest, nightly: kills, the Hub, security, processes, playground, Colab; a browser where Chromium is
+	$(AFRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 tests/slow
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/installed  ## run the notebooks afresh on tiny and, if all pass, put their outputs into them
+notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 on smollm2 (hours), beyond/ on tiny
 	rm -rf artifacts/notebooks
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf beyond
+	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place beyond
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
@@ -97,14 +118,12 @@ bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size agai
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/scaling.py
 
-# what a machine of Colab's has: the newest of everything, but no vaderSentiment and no rouge-score
+# what a machine of Colab's has, for tests/slow/test_colab.py: the newest of everything, but no vaderSentiment and no
+# rouge-score (5 GB). Where it is not there, the test takes the pinned packages and calls them newer.
 .colab/installed: pyproject.toml
 	$(PYTHON) -m venv .colab
 	.colab/bin/python -m pip install --quiet torch transformers datasets pandas matplotlib tensorboard ipykernel nbclient peft accelerate openai nltk absl-py
 	@touch $@
-
-test-colab: .venv/installed .colab/installed  ## each set-up cell as on Colab, beside the newest torch and the rest (5 GB)
-	$(BIN)/python -m pytest -v tests/slow/test_colab.py
 
 .book/installed: docs/requirements.txt
 	$(PYTHON) -m venv .book && .book/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
@@ -118,4 +137,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit and all artifacts
 	rm -rf .venv .bench .book .colab .audit artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test test-browser audit notebooks bench test-colab book clean
+.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond test-slow audit notebooks bench book clean

@@ -2,7 +2,7 @@
 
     python benchmarks/gains.py      # three interleaved runs of each, three quarters of an hour on two cores
 
-Writes one row a run to benchmarks/gains.csv and prints the table that stands in the README.
+Writes one row a run to benchmarks/gains.csv and prints the table that stands in docs/speed.md.
 """
 
 import sys

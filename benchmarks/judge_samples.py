@@ -27,8 +27,12 @@ def main() -> None:
         for name, rows in groups:
             texts = rows["text"].fillna("").tolist()
             logit = log_odds(texts)
-            figures = {"VADER: positive": evaluation.vader_judge(texts), "IMDb: positive": (logit > 0).astype(float)}
-            figures |= {"IMDb: probability": 1 / (1 + np.exp(-logit)), "IMDb: logit": logit}
+            figures = {"VADER: positive": evaluation.JUDGES["vader"](texts)}
+            figures |= {
+                "IMDb: positive": (logit > 0).astype(float),
+                "IMDb: probability": 1 / (1 + np.exp(-logit)),
+                "IMDb: logit": logit,
+            }
             for figure, x in figures.items():
                 low, high = evaluation.bootstrap(pd.DataFrame({"x": x}), lambda frame: frame["x"].mean())
                 print(f"{path} {name}, {len(texts)} texts, {figure} {x.mean():.3f} [{low:.3f}, {high:.3f}]")

@@ -47,7 +47,7 @@ def main() -> None:
         parts = samples[name]
         ended = torch.cat([part.ended for part in parts])
         length = torch.cat([part.response_mask.sum(1) for part in parts]).double()
-        score = torch.cat([reward(part) for part in parts]).double()
+        score = torch.cat([reward(part.input_ids, part.attention_mask) for part in parts]).double()
         with autocast(preset):
             kl = torch.cat([response_logprob(lm, part) - response_logprob(sft, part) for part in parts]).double()
         returns = {

@@ -85,7 +85,7 @@ def ppo_update():
         with training.autocast(PRESET):
             batch = rollouts.sample_rollouts(policy, prompts, tokenizer, new_tokens)
             experience = ppo.collect_experience(
-                policy, reference, lambda r: reward_model(r.input_ids, r.attention_mask), batch,
+                policy, reference, reward_model, batch,
                 beta=0.1, no_eos_score=-3.0, rows_at_once=workload.MINIBATCH,
             )  # fmt: skip
             stats = ppo.ppo_update(

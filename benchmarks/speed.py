@@ -5,7 +5,7 @@
     python benchmarks/speed.py --show                          # the table and figure of the runs there are
 
 Each run is a process of its own, so that none finds another's memory or caches. Writes one row a run to
-benchmarks/speed.csv, then docs/speed.png and the README's table. Rows that stand there are not run
+benchmarks/speed.csv, then docs/speed.png and the tables of docs/speed.md. Rows that stand there are not run
 again, and another machine's stay: delete the file to start anew.
 """
 

@@ -24,8 +24,11 @@ What you will have at the end, in two or three sentences.
 | `gpt2` (`RLHF_PRESET=gpt2 make beyond`) | say what | not measured here | not measured here |
 
 **Contents:** [Set-up](#Set-up) · [A question](#A-question) · [Recap](#Recap)"""
-CONFIGURATION = """from dataclasses import replace
+CONFIGURATION = """import os
+from dataclasses import replace
 
+if os.path.exists("../3-RLHF.ipynb"):
+    os.chdir("..")  # the artifacts of notebooks 1 to 3 are there
 from rlhf_helpers.presets import load_preset
 
 preset = load_preset()  # preset = replace(preset, ppo_lr=1e-4)"""
@@ -63,12 +66,12 @@ def write(name: str, root: Path = ROOT) -> Path:
         raise ValueError(f"{name!r} is no number and name, like 5-Length")
     if path.exists():
         raise ValueError(f"{path} is there already")
-    model = nbformat.read(min(path.parent.glob("*.ipynb")), as_version=4)
-    set_up = next(cell.source for cell in model.cells if cell.cell_type == "code")
+    other = nbformat.read(min(path.parent.glob("*.ipynb")), as_version=4)
+    set_up = next(cell.source for cell in other.cells if cell.cell_type == "code")
     cells = [new_markdown_cell(TITLE.format(number=number, name=words)), new_markdown_cell("## Set-up")]
     cells += [new_code_cell(source) for source in (set_up, CONFIGURATION, IMPORTS)]
     cells += [new_markdown_cell(QUESTION), new_code_cell(CELL), new_markdown_cell(READING), new_code_cell(CHECK)]
-    nbformat.write(new_notebook(cells=[*cells, new_markdown_cell(RECAP)], metadata=model.metadata), path)
+    nbformat.write(new_notebook(cells=[*cells, new_markdown_cell(RECAP)], metadata=other.metadata), path)
     return path
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_loops import ROWS, run_of
 
 from rlhf_helpers import data
 from rlhf_helpers.beyond import loops, preferences
@@ -59,15 +58,17 @@ def test_what_the_helpers_log_is_documented(lm, tokenizer, prompts, tmp_path):
     """Without the notebooks: a step of each loop."""
     preset, sft, reference = replace(load_preset("tiny"), ppo_new_tokens=6), copy.deepcopy(lm), copy.deepcopy(lm)
     policy = PolicyWithValueHead(lm)
-    ppo_run, sft_run = run_of(tmp_path / "ppo", policy, 1), run_of(tmp_path / "sft", sft, 1)
-    loops.align(ppo_run, preset, policy, freeze(reference), lambda b: torch.ones(len(b)), lambda _: prompts, tokenizer)
+    ppo_run = loops.new_run(tmp_path / "ppo", policy, preset, "policy", steps=1, lr=1e-3)
+    sft_run = loops.new_run(tmp_path / "sft", sft, preset, "sft", steps=1, lr=1e-3)
+    reward = lambda input_ids, attention_mask: torch.ones(len(input_ids))  # noqa: E731
+    loops.align(ppo_run, preset, policy, freeze(reference), reward, lambda _: prompts, tokenizer)
 
     def loss_of(batch):
         ids, mask = data.pad(batch, tokenizer.pad_token_id)
         loss = sft(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss
         return loss, preferences.dpo_loss(*torch.zeros(4, 2), beta=0.1)[1]
 
-    loops.fit(sft_run, preset, [ROWS], loss_of)
+    loops.fit(sft_run, preset, [[[1, 2, 3, 0], [4, 5, 0]]], loss_of)
     logged = set(ppo_run.metrics) | set(sft_run.metrics)
     only_notebooks_log = {"judge", "validation_loss", "rouge"}
     assert logged | only_notebooks_log == documented("metrics.csv")

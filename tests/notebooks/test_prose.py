@@ -4,19 +4,19 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import nbformat
 import pytest
+from test_project import ADDRESS
 
 from rlhf_helpers.__main__ import execute
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *ROOT.glob("beyond/*.ipynb")])
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+KEPT = {p.name for p in [*ROOT.glob("*.*"), *map(ROOT.joinpath, ("beyond", "docs", "rlhf_helpers", "tools"))]}
 FENCE = re.compile(r"^( *```).*?^\1", re.M | re.S)
 
 PAPERS = {  # cite a further one by its abstract's page, and enter it here
@@ -139,29 +139,24 @@ def carry(root: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, root / "tools" / "address.py"], capture_output=True, text=True)
 
 
-def tracked(root: Path) -> list[Path]:
-    paths = [p for p in root.rglob("*") if p.suffix in (".md", ".py", ".ipynb", ".toml", ".cff", ".yml", ".yaml")]
-    return [p for p in paths if not {".venv", ".bench", ".colab", "artifacts", ".git"} & set(p.relative_to(root).parts)]
-
-
 def test_the_address_is_set_once(tmp_path):
-    for path in [p for p in tracked(ROOT) if p.relative_to(ROOT).parts[0] != "tests"]:
-        (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    names = ("*.md", "*.ipynb", "*.toml", "*.cff", "*/*.md", "*/*.ipynb", "*/*.py", "*/*.yaml", "*/*/*.py")
+    paths = {p.relative_to(ROOT) for name in names for p in ROOT.glob(name) if p.relative_to(ROOT).parts[0] in KEPT}
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
     assert carry(tmp_path).stdout == "the address is the same everywhere\n", "run make address"
 
-    other = "https://github.com/some-one/a.fork"
-    for path in tracked(tmp_path):
-        path.write_text(path.read_text().replace(ADDRESS, other) if path.name == "pyproject.toml" else path.read_text())
+    other, pyproject = "https://github.com/some-one/a.fork", tmp_path / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace(ADDRESS, other))
     done = carry(tmp_path)
     assert done.returncode == 0 and done.stdout.count("changed") == len(NOTEBOOKS) + 2, done.stderr
-    owner_and_name = ADDRESS.removeprefix("https://github.com/")
-    assert not [path for path in tracked(tmp_path) if owner_and_name in path.read_text(encoding="utf-8")]
-    badges = [link for path in tracked(tmp_path) for link in links(path.read_text()) if "colab.research" in link]
+    texts = {path: (tmp_path / path).read_text(encoding="utf-8") for path in paths}
+    assert not [path for path, text in texts.items() if ADDRESS.removeprefix("https://github.com/") in text]
+    badges = [link for text in texts.values() for link in links(text) if "colab.research" in link]
     opened = [b.partition("/blob/main/")[2] for b in badges if "/github/some-one/a.fork/blob/main/" in b]
     assert sorted(opened) == sorted(2 * [p.relative_to(ROOT).as_posix().replace(" ", "%20") for p in NOTEBOOKS])
 
-    pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace(other, "https://example.org/a/b"))
     done = carry(tmp_path)
     assert done.returncode == 1 and "Colab opens https://github.com/" in done.stderr

@@ -135,7 +135,8 @@ class Handler(BaseHTTPRequestHandler):
         """As the Hub does: metadata that is no YAML, or of another form, is refused."""
         data = yaml.safe_load(card.split("---")[1])
         known = {"base_model", "datasets", "library_name", "license", "pipeline_tag", "tags", "model-index"}
-        wrong = sorted(set(data) - known) or [r for m in data["model-index"] for r in m["results"] if not r["metrics"]]
+        results = [result for model in data.get("model-index", []) for result in model["results"]]
+        wrong = sorted(set(data) - known) or [result for result in results if not result["metrics"]]
         return self.reply(400 if wrong else 200, {"errors": [{"message": str(w)} for w in wrong], "warnings": []})
 
     def mode(self, path, files):

@@ -19,18 +19,11 @@ from rlhf_helpers.training import Run, linear_schedule
 quiet()
 STEPS = {"sft": 60, "reward_model": 60, "policy": 40}
 PRESET = Preset(
-    "small",
-    "none",
-    "none",
-    "grammar",
-    ppo_batch=6,
-    ppo_minibatch=3,
-    ppo_new_tokens=5,
-    ppo_target_kl=0.1,
-    ppo_critic_updates=0,
-)
-some = random.Random(0)
-ROWS = [[some.randrange(1, 50) for _ in range(some.randrange(3, 12))] + [0] for _ in range(256)]
+    name="small", model="none", dataset="none", judge="grammar", ppo_batch=6, ppo_minibatch=3, ppo_new_tokens=5,
+    ppo_target_kl=0.1, ppo_critic_updates=0,
+)  # fmt: skip
+NUMBERS = random.Random(0)
+ROWS = [[NUMBERS.randrange(1, 50) for _ in range(NUMBERS.randrange(3, 12))] + [0] for _ in range(256)]
 
 
 class Tokenizer:
@@ -47,16 +40,13 @@ def small_lm() -> GPT2LMHeadModel:
 
 
 def run_of(folder: Path, stage: str, model: torch.nn.Module) -> Run:
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    steps = STEPS[stage]
+    optimizer, steps = torch.optim.Adam(model.parameters(), lr=3e-3), STEPS[stage]
     settings, scheduler = {"stage": stage}, linear_schedule(optimizer, steps)
     return Run(folder, model, optimizer, scheduler, steps=steps, seed=1, settings=settings, checkpoints=steps // 2)
 
 
-def train(stage: str, folder: Path, step) -> None:
-    """Runs a training to its end; `step.value` says how far it is."""
-    torch.set_num_threads(1)
-    sys.stdout = io.StringIO()  # many of them are started
+def train(stage: str, folder: Path, at_step) -> Run:
+    """Runs a training to its end, or on to its end; `at_step(step)` is called in each step."""
     lm = small_lm()
     if stage == "policy":
         reference, reward_model = freeze(small_lm()), freeze(RewardModel(lm))
@@ -65,20 +55,17 @@ def train(stage: str, folder: Path, step) -> None:
         run = run_of(folder, stage, policy)
 
         def prompts_of(update):
-            step.value = update
+            at_step(update)
             return data.sample_prompts(ROWS, PRESET.ppo_batch, (2, 4), seed=update)
 
-        def reward(batch):
-            return reward_model(batch.input_ids, batch.attention_mask)
-
-        loops.align(run, PRESET, policy, reference, reward, prompts_of, Tokenizer)
-        return
+        loops.align(run, PRESET, policy, reference, reward_model, prompts_of, Tokenizer)
+        return run
 
     model = RewardModel(lm) if stage == "reward_model" else lm  # with dropout: random numbers must come back as well
     run = run_of(folder, stage, model)
 
     def loss_of(batch):
-        step.value = run.row["step"]
+        at_step(run.row["step"])
         ids, mask = data.pad([ROWS[i] for i in batch], 0)
         if stage == "sft":
             return lm(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss, {}
@@ -86,3 +73,11 @@ def train(stage: str, folder: Path, step) -> None:
 
     batches = data.length_bucketed([len(row) for row in ROWS], 4, seed=0)
     loops.fit(run, PRESET, batches, loss_of, lambda: {"weight": next(run.model.parameters()).sum().item()})
+    return run
+
+
+def train_in_a_process(stage: str, folder: Path, step) -> None:
+    """`step.value` says how far it is."""
+    torch.set_num_threads(1)
+    sys.stdout = io.StringIO()  # many of them are started
+    train(stage, folder, lambda reached: setattr(step, "value", reached))

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from rlhf_helpers import artifacts, data
+from rlhf_helpers import data
+from rlhf_helpers.beyond.loops import new_run
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
-from rlhf_helpers.presets import TINY, Preset, load_preset
+from rlhf_helpers.presets import Preset, load_preset
 
 
 def make(folder: Path) -> Preset:
-    embedded = {"seed": 0, "model": str(TINY / "base"), "dataset": str(TINY / "reviews")}
-    preset = replace(load_preset("tiny"), artifacts=folder, **embedded)
+    preset = replace(load_preset("tiny"), artifacts=folder)
     tokenizer, lm = data.load_tokenizer(preset.model), load_lm(preset.model)
     torch.manual_seed(0)
     for stage in ("sft", "reward_model", "policy"):
@@ -23,6 +23,7 @@ def make(folder: Path) -> Preset:
             torch.nn.init.normal_(model.model.score.weight)  # it starts at zero, and would score all alike
         model.save_pretrained(preset.folder(stage))
         tokenizer.save_pretrained(preset.folder(stage))
-        earlier = ("sft", "reward_model") if stage == "policy" else ()
-        artifacts.record(preset.folder(stage), preset.settings(stage, made_from=earlier), 0)
+        run = new_run(preset.folder(stage), model, preset, stage, steps=1, lr=1e-3)
+        run.settings = preset.settings(stage)
+        run.record()
     return preset

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+pytest.importorskip("playwright", reason="driving a browser needs Playwright: make .venv/browser")
 from playwright.sync_api import expect
+
+from rlhf_helpers.presets import NOTEBOOKS
 
 ROOT = Path(__file__).parents[3]
 SHOTS = ROOT / "artifacts" / "browser"
-TRAINING = {  # a line of the cell that trains, and the folder that it fills
-    "1-SFT.ipynb": ("for step in run:", "sft"),
-    "2-RM Training.ipynb": ("for step in run:", "reward_model"),
-    "3-RLHF.ipynb": ("train_ppo(policy, run, preset", "policy"),
-}
+LOOP = re.compile(r"^(for \w+ in run:|train_ppo\(policy, run)", re.M)  # in the first cell that trains
 MINUTES = 30  # for one notebook; it takes one or two on a quiet machine
 LOOK = """cells => cells.map(cell => ({
     prompt: cell.querySelector('.jp-InputPrompt').textContent.trim(),
@@ -35,10 +35,10 @@ class Notebook:
     """A notebook in JupyterLab, run by its menus. What it shows is read from the page."""
 
     def __init__(self, name: str, page, address: tuple[str, str]):
-        line, self.stage = TRAINING[name]
+        self.stage = next(stage for stage, notebook in NOTEBOOKS.items() if notebook == name)
         cells = json.loads((ROOT / name).read_text(encoding="utf-8"))["cells"]
         self.written = [cell for cell in cells if cell["cell_type"] == "code"]
-        [self.training] = [i for i, cell in enumerate(self.written) if line in "".join(cell["source"])]
+        self.training = next(i for i, cell in enumerate(self.written) if LOOP.search("".join(cell["source"])))
         self.page, self.lab, self.complaints = page, address[0], []
         page.on("pageerror", lambda error: self.complain(f"uncaught: {error}"))
         page.on("console", self.listen)
@@ -86,22 +86,20 @@ class Notebook:
         self.choose("Run", "Run Selected Cell and All Below")
         self.page.get_by_text("[*]:", exact=True).first.wait_for(timeout=120_000)
 
-    def watch(self, at_bar=lambda done, of: False) -> tuple[list[tuple[int, int]], list[str]]:
-        """Looks on until nothing runs, or `at_bar` says stop: the states of the training's bar, and its pictures."""
-        bars, pictures, deadline = [], [], time.time() + 60 * MINUTES
+    def watch(self, at_bar=lambda done, of: False) -> list[tuple[int, int]]:
+        """Looks on until nothing runs, or `at_bar` says stop: the states of the training's bar."""
+        bars, deadline = [], time.time() + 60 * MINUTES
         while (cells := self.look()) and any(cell["prompt"] == "[*]:" for cell in cells):
             assert time.time() < deadline, f"still running after {MINUTES} minutes\n{self.last_words(cells)}"
             training = cells[self.training]
-            if training["prompt"] == "[*]:":
-                pictures += [source for source, _ in training["pictures"] if source not in pictures]
-                if found := re.findall(r"(\d+)/(\d+) \[", training["text"]):
-                    done, of = map(int, found[-1])
-                    if (done, of) not in bars[-1:]:
-                        bars.append((done, of))
-                        if at_bar(done, of):
-                            break
+            if training["prompt"] == "[*]:" and (found := re.findall(r"(\d+)/(\d+) \[", training["text"])):
+                done, of = map(int, found[-1])
+                if (done, of) not in bars[-1:]:
+                    bars.append((done, of))
+                    if at_bar(done, of):
+                        break
             self.page.wait_for_timeout(200)
-        return bars, pictures
+        return bars
 
     def last_words(self, cells: list[dict]) -> str:
         said = [f"code cell {i + 1} {cell['prompt']} {cell['text'][-2000:]}" for i, cell in enumerate(cells)]
@@ -126,33 +124,19 @@ class Notebook:
         self.code.nth(self.training).evaluate("cell => cell.scrollIntoView({block: 'end'})")
         self.page.screenshot(path=SHOTS / f"{self.stage}-{what}.png", timeout=120_000)
 
-    def shoot_whole(self) -> None:
-        """The window made as high as the notebook, or as a picture of Chromium's can be."""
-        height = self.page.evaluate("Math.max(...[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')]"
-                                    ".map(element => element.scrollHeight))")  # fmt: skip
-        self.page.set_viewport_size({"width": 1400, "height": min(height + 200, 16_000)})
-        self.page.wait_for_timeout(1000)
-        self.page.screenshot(path=SHOTS / f"{self.stage}-whole.png", timeout=120_000)
-        self.page.set_viewport_size({"width": 1400, "height": 1000})
 
-
-@pytest.mark.parametrize("name", TRAINING, ids=["sft", "rm", "rlhf"])
-def test_restart_and_run_all(name, page, jupyterlab):
-    shutil.rmtree(SHOTS / "run" / "tiny" / TRAINING[name][1], ignore_errors=True)
-    notebook = Notebook(name, page, jupyterlab(SHOTS / "run"))
+@pytest.mark.parametrize("stage", NOTEBOOKS)
+def test_restart_and_run_all(stage, page, jupyterlab):
+    shutil.rmtree(SHOTS / "run" / "tiny" / stage, ignore_errors=True)
+    notebook = Notebook(NOTEBOOKS[stage], page, jupyterlab(SHOTS / "run"))
     notebook.restart_and_run_all()
-    early, first = notebook.watch(lambda done, of: done > of // 3)
+    early = notebook.watch(lambda done, of: done > of // 3)
     notebook.shoot("training")
-    late, then = notebook.watch()
+    late = notebook.watch()
     notebook.check(counts(1, len(notebook.written) + 1))
     done, of = zip(*early, *late) if early or late else ((), ())
     assert len(set(done)) >= 8 and list(done) == sorted(done) and len(set(of)) == 1, f"no bar moved: {early}, {late}"
     assert done[-1] - done[0] > of[0] / 2, f"the bar was seen on less than half of its way: {early}, {late}"
-    if name == "3-RLHF.ipynb":
-        pictures = {*first, *then}
-        assert len(pictures) >= 3, f"while PPO ran the dashboard showed {len(pictures)} pictures"
-        notebook.shoot("dashboard")
-    notebook.shoot_whole()
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -161,16 +145,15 @@ def metrics(folder: Path) -> pd.DataFrame:
     return frame.drop(columns=["seconds", "tokens_per_second"], errors="ignore")
 
 
-@pytest.mark.parametrize("name", ["1-SFT.ipynb", "3-RLHF.ipynb"], ids=["sft", "rlhf"])
-def test_interrupted_it_continues(name, page, jupyterlab):
-    stage = TRAINING[name][1]
+@pytest.mark.parametrize("stage", ["sft", "policy"])
+def test_interrupted_it_continues(stage, page, jupyterlab):
     whole, artifacts = SHOTS / "run" / "tiny", SHOTS / "interrupted"
     assert (whole / stage / "model.safetensors").exists(), "compared with what test_restart_and_run_all leaves: run it"
     shutil.rmtree(artifacts, ignore_errors=True)
     if stage == "policy":
         for needed in ("sft", "reward_model"):
             shutil.copytree(whole / needed, artifacts / "tiny" / needed)
-    notebook = Notebook(name, page, jupyterlab(artifacts))
+    notebook = Notebook(NOTEBOOKS[stage], page, jupyterlab(artifacts))
     notebook.restart_and_run_all()
     notebook.watch(lambda done, of: done > of // 2)
     notebook.choose("Kernel", "Interrupt Kernel")
@@ -182,7 +165,7 @@ def test_interrupted_it_continues(name, page, jupyterlab):
     notebook.shoot("interrupted")
 
     notebook.run_from_training()
-    bars, _ = notebook.watch(lambda done, of: done > of * 3 // 4)
+    bars = notebook.watch(lambda done, of: done > of * 3 // 4)
     notebook.shoot("continued")
     notebook.watch()
     notebook.check(counts(1, count) + counts(count + 1, count + 2 + below))
