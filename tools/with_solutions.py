@@ -13,10 +13,10 @@ import nbformat
 from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parents[1]
-KEEP = "kept = dict(globals())"
-PUT_BACK = """for name in [n for n in globals() if n not in kept and n != "kept" and not n.startswith("_")]:
-    del globals()[name]
-globals().update(kept)"""
+KEEP = "_of_the_notebook = dict(globals())"
+PUT_BACK = """for _name in [n for n in globals() if n not in _of_the_notebook and not n.startswith("_")]:
+    del globals()[_name]
+globals().update(_of_the_notebook)"""
 
 
 def exercises(notebook: nbformat.NotebookNode) -> tuple[str, list[str]]:
