@@ -22,11 +22,10 @@ import pandas as pd
 import torch
 from scipy.stats import t
 
-from rlhf_helpers import data, evaluation, models, ppo, rollouts
+from rlhf_helpers import data, evaluation, judges, models, ppo, rollouts
 from rlhf_helpers.beyond import loops
-from rlhf_helpers.environment import keep_freed_memory, quiet
+from rlhf_helpers.environment import prepare
 from rlhf_helpers.presets import Preset, load_preset
-from rlhf_helpers.training import autocast
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "ablations.csv"
@@ -168,7 +167,7 @@ def run_one(row: str, preset: Preset) -> dict:
         loops.align(trained, run.preset, run.policy, run.reference, run.reward, prompts_of, tokenizer)
     prompts = data.sample_prompts(validation, preset.eval_prompts, preset.ppo_prompt_tokens, seed=preset.seed)
     frame = evaluation.evaluate(
-        run.policy.eval(), run.reference, base, reward, evaluation.JUDGES[preset.judge], prompts, tokenizer,
+        run.policy.eval(), run.reference, base, reward, judges.JUDGES[preset.judge], prompts, tokenizer,
         preset.ppo_new_tokens, seed=preset.seed,
     )  # fmt: skip
     late = trained.metrics["explained_variance"].tail(max(1, steps // 5)).mean()
@@ -203,8 +202,7 @@ def preset_of(seed: int) -> Preset:
 
 
 def main() -> None:
-    quiet()
-    keep_freed_memory()
+    prepare()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from rlhf_helpers import data, models
-from rlhf_helpers.environment import keep_freed_memory, quiet
+from rlhf_helpers.environment import prepare
 from rlhf_helpers.ppo import token_logprobs
 from rlhf_helpers.presets import load_preset
 
@@ -23,8 +23,7 @@ ROWS, RUNS = 32, 5
 
 @torch.no_grad()
 def main() -> None:
-    quiet()
-    keep_freed_memory()
+    prepare()
     preset = load_preset()
     tokenizer, lm = data.load_tokenizer(preset.model), models.load_lm(preset.model)
     sentences = data.load_sentences(preset.dataset, seed=preset.seed)["validation"]["sentence"][:ROWS]

@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from rlhf_helpers import evaluation
+from rlhf_helpers import evaluation, judges
 from rlhf_helpers.imdb_judge import FOLDER
 
 
@@ -20,14 +20,14 @@ def main() -> None:
     parser.add_argument("samples", nargs="+", help="samples.csv of notebook 3")
     parser.add_argument("--judge", default=str(FOLDER), help="Hub id or folder of a classifier")
     arguments = parser.parse_args()
-    log_odds = evaluation.classifier_log_odds(arguments.judge)
+    log_odds = judges.classifier_log_odds(arguments.judge)
     for path in arguments.samples:
         samples = pd.read_csv(path)
         groups = samples.groupby("policy", sort=False) if "policy" in samples else [("", samples)]
         for name, rows in groups:
             texts = rows["text"].fillna("").tolist()
             logit = log_odds(texts)
-            figures = {"VADER: positive": evaluation.JUDGES["vader"](texts)}
+            figures = {"VADER: positive": judges.JUDGES["vader"](texts)}
             figures |= {
                 "IMDb: positive": (logit > 0).astype(float),
                 "IMDb: probability": 1 / (1 + np.exp(-logit)),

@@ -13,7 +13,7 @@ import torch
 
 from rlhf_helpers import data, models, rollouts
 from rlhf_helpers.beyond import loops
-from rlhf_helpers.environment import keep_freed_memory, quiet
+from rlhf_helpers.environment import prepare
 from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.training import autocast
@@ -23,8 +23,7 @@ PROMPTS, BATCH = 512, 128
 
 @torch.no_grad()
 def main() -> None:
-    quiet()
-    keep_freed_memory()
+    prepare()
     preset = load_preset()
     sft = models.freeze(models.load_lm(str(preset.require("sft")))).to(preset.device)
     ppo = models.freeze(models.load_lm(str(preset.require("policy")))).to(preset.device)

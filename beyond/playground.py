@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_helpers import data, evaluation
+from rlhf_helpers import data, judges
 from rlhf_helpers.beyond.loops import normalised
 from rlhf_helpers.checks import check
 from rlhf_helpers.environment import quiet
@@ -124,7 +124,7 @@ def complete(playground: Playground, prompt: list[int], seed: int) -> dict[str, 
             "tokens": [(str(tokenizer.decode(i)).strip() or "␣", score) for i, score in zip(ids, scores)],
             "score": playground.reward(rollout.input_ids, rollout.attention_mask).item(),
             "ended": ended,
-            "verdict": "positive" if evaluation.JUDGES[preset.judge]([text])[0] else "not positive",
+            "verdict": "positive" if judges.JUDGES[preset.judge]([text])[0] else "not positive",
         }
     return completions
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_helpers.checks import check
 from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
-from rlhf_helpers.judges import JUDGES, Judge, classifier_log_odds, grammar_judge
+from rlhf_helpers.judges import Judge, grammar_judge
 from rlhf_helpers.models import LanguageModel
 from rlhf_helpers.ppo import token_logprobs
 from rlhf_helpers.rollouts import Rollouts, response_outputs, sample_rollouts

@@ -26,8 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.imdb_judge", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="stanfordnlp/imdb", help="Hub id or folder, columns text and label")
     arguments = parser.parse_args()
-    environment.quiet()
-    environment.keep_freed_memory()
+    environment.prepare()
     preset = presets.load_preset()
     tokenizer = data.load_tokenizer(preset.model)
     sentences = data.load_sentences(preset.dataset, seed=preset.seed)["validation"]

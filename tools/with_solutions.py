@@ -42,4 +42,4 @@ def copy_all(root: Path, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(*copy_all(ROOT, Path(sys.argv[1])), sep="\n")
+    copy_all(ROOT, Path(sys.argv[1]))

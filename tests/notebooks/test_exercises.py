@@ -15,7 +15,7 @@ def test_every_exercise_has_a_folded_solution_that_can_be_run(path):
     assert list(map(int, questions)) == list(range(1, len(questions) + 1)) and len(questions) >= 3
     assert len(solutions) == text.count("<details>") == text.count("```python") == len(questions)
     for code in solutions:
-        assert len(code.splitlines()) <= 20 and max(map(len, code.splitlines())) <= 120, code
+        assert len(code.splitlines()) <= 15 and max(map(len, code.splitlines())) <= 120, code
         assert re.search(r"^assert ", code, re.M), f"nothing is asserted:\n{code}"
 
 

@@ -14,6 +14,7 @@ from rlhf_helpers import ppo
 from rlhf_helpers.beyond.parallel import ParallelRun
 from rlhf_helpers.models import PolicyWithValueHead, freeze
 from rlhf_helpers.rollouts import sample_rollouts
+from rlhf_helpers.training import Run, full_tensor, linear_schedule
 
 
 class Tokenizer:
@@ -79,8 +80,7 @@ def averaged_gradient_is_that_of_one_process(folder: Path, accelerator_class=Acc
     ppo.ppo_update(alone, e, backward, **settings)
     assert float(run.weight) != 1.0, "the test needs processes with different numbers of tokens"
     for (name, p), q in zip(policy.named_parameters(), alone.parameters()):
-        gradient = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad  # of FSDP
-        assert torch.allclose(gradient, q.grad, atol=1e-6), name
+        assert torch.allclose(full_tensor(p.grad), q.grad, atol=1e-6), name
     assert any(q.grad.abs().max() > 1e-4 for q in alone.parameters())
 
 
@@ -117,6 +117,47 @@ def sharded_gradient_is_that_of_one_process(folder: Path) -> None:
     averaged_gradient_is_that_of_one_process(folder, Sharding)
 
 
+def a_sharded_policy_samples_with_its_new_weights(folder: Path) -> None:
+    run = new_run(Sharding(cpu=True), folder, new_policy())
+    start = copy.deepcopy(run.sampler)
+    for step in run:
+        e = experience_of(run, run.sampler)
+        run.row = {"step": step}
+        run.log(**ppo.ppo_update(run.sampler, e, run.step, epochs=1, minibatch=4, max_kl=1e9, outputs=run.outputs))
+    run.save_policy()
+    run.accelerator.wait_for_everyone()
+    saved = PolicyWithValueHead.from_pretrained(folder)
+    for p, q, old in zip(run.model.parameters(), saved.parameters(), start.parameters()):
+        assert torch.equal(full_tensor(p), q) and not torch.equal(q, old)
+
+
+def a_sharded_model_is_saved_whole(folder: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(6, 4), torch.randn(8, 6)
+    alone = copy.deepcopy(model)
+    fully_shard(model)
+
+    def steps(model, folder, n, main):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        run = Run(folder, model, optimizer, linear_schedule(optimizer, 4), steps=4, seed=0, settings={}, main=main)
+        for step in run:
+            if step == n:
+                break
+            run.step(model(x).square().mean())
+            run.scheduler.step()
+
+    steps(alone, folder / f"alone-{accelerator.process_index}", 4, True)
+    steps(model, folder / "sharded", 2, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    again = torch.nn.Linear(6, 4)
+    fully_shard(again)
+    steps(again, folder / "sharded", 4, accelerator.is_main_process)
+    for p, q in zip(again.parameters(), alone.parameters()):
+        assert torch.allclose(p.full_tensor(), q, atol=1e-6)
+    accelerator.wait_for_everyone()
+
+
 def two_save_and_one_resumes(folder: Path) -> None:
     """Two steps; `test_parallel.py` then continues alone from what is left here."""
     accelerator, policy = Accelerator(cpu=True), new_policy()
@@ -135,6 +176,8 @@ def two_save_and_one_resumes(folder: Path) -> None:
 
 
 FUNCTIONS = [
+    "a_sharded_model_is_saved_whole",
+    "a_sharded_policy_samples_with_its_new_weights",
     "averaged_gradient_is_that_of_one_process",
     "sharded_gradient_is_that_of_one_process",
     "the_early_stop_is_agreed_on",

@@ -37,6 +37,14 @@ def test_two_processes(function, tmp_path):
         steps.close()
 
 
+def test_rows_that_cannot_be_shared_are_refused(tokenizer, prompts, tmp_path):
+    policy = new_policy()
+    run = new_run(accelerate.Accelerator(cpu=True), tmp_path, policy)
+    run.accelerator = type("Three", (), {"num_processes": 3, "process_index": 0})
+    with pytest.raises(ValueError, match="5 rows can't be shared by 3"):
+        run.outputs(policy, sample_rollouts(policy, prompts, tokenizer, 4))
+
+
 def test_what_is_offloaded_says_what_it_said_before(lm, tokenizer, prompts):
     reference, reward_model = freeze(lm), freeze(RewardModel(copy.deepcopy(lm)))
     torch.nn.init.normal_(reward_model.model.score.weight)

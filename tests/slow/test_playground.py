@@ -5,7 +5,7 @@ import pytest
 import torch
 import untrained
 
-from rlhf_helpers import evaluation, rollouts
+from rlhf_helpers import judges, rollouts
 from rlhf_helpers.plots import BLUE, ORANGE
 
 
@@ -48,7 +48,7 @@ def test_the_judge_of_the_preset_reads_prompt_and_response(play, monkeypatch):
         asked.extend(texts)
         return [len(asked) % 2]
 
-    monkeypatch.setitem(evaluation.JUDGES, "grammar", judge)
+    monkeypatch.setitem(judges.JUDGES, "grammar", judge)
     results = playground.complete(play, playground.read_prompt("the film", play), seed=0)
     assert asked == [r["text"] for r in results.values()]
     assert [r["verdict"] for r in results.values()] == ["positive", "not positive", "positive"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_project import PATHS, ROOT
 
-from rlhf_helpers import data, evaluation
+from rlhf_helpers import data, judges
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 
 LOADERS = {
@@ -19,7 +19,7 @@ LOADERS = {
     "saved policy": PolicyWithValueHead.from_pretrained,
     "new reward model": RewardModel,
     "reward model": RewardModel.from_pretrained,
-    "judge": evaluation.classifier_log_odds,
+    "judge": judges.classifier_log_odds,
 }
 every_loader = pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
 
@@ -62,7 +62,7 @@ def test_a_pickle_in_place_of_weights_is_refused_unrun(load, name, folder, trap)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(trap))
-    wrong = (OSError, ValueError) if load is not evaluation.classifier_log_odds else Exception
+    wrong = (OSError, ValueError) if load is not judges.classifier_log_odds else Exception
     with pytest.raises(wrong, match="safetensors|deserializ"):
         load(str(folder))
     assert not trap.mark.exists()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from rlhf_helpers import data
 from rlhf_helpers.presets import TINY, load_preset
 
 ROOT = Path(__file__).parents[2]
+HUB_CACHE = ROOT.parent / "shared" / "hf_home"
 GOOD = [{"sentence": f"the film is good {i} ", "label": i % 2} for i in range(60)]
 
 
@@ -185,3 +187,18 @@ def test_any_text_comes_back_and_ends_once(texts):
         assert (labels == tokenizer.eos_token_id).sum(1).tolist() == [1, 0]
         back = tokenizer.decode(row[:-1], clean_up_tokenization_spaces=False)
         assert back.removeprefix(" ") == text.removeprefix(" ")  # tiny's tokenizer puts a space before
+
+
+@pytest.mark.skipif(not HUB_CACHE.exists(), reason="no Hub cache beside the project")
+def test_real_sst2_through_the_real_code(tmp_path):
+    shutil.copytree(HUB_CACHE, tmp_path / "hf", symlinks=True)  # the libraries write lock files
+    code = (
+        "from rlhf_helpers.data import *; d = load_sentences('stanfordnlp/sst2');"
+        "print({k: len(v) for k, v in d.items()});"
+        "t = load_tokenizer('openai-community/gpt2'); r = encode(d['validation']['sentence'], t, 64);"
+        "print(t.pad_token_id, all(x.count(50256) == 1 for x in r))"
+    )
+    env = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "'train': 67349, 'validation': 872, 'test': 1821" in done.stdout, done.stderr[-500:]
+    assert "50256 True" in done.stdout

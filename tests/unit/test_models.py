@@ -14,6 +14,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 
 from rlhf_helpers import models, ppo
+from rlhf_helpers import rollouts as rollouts_module
 from rlhf_helpers.data import encode, pad
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
@@ -185,6 +186,13 @@ def test_each_row_ends_at_its_own_end_of_text(lm, tokenizer, prompts):
         assert (ids[:n] == 0).sum() == int(ended) and (ids[n - 1] == 0) == ended
         assert (ids[n:] == 0).all()
     assert rollouts.ended.any() and (rollouts.response_mask.sum(1) == 1).any(), "no row ends at once: weak test"
+
+
+def test_sampling_that_is_interrupted_leaves_the_mode_as_it_was(lm, tokenizer, prompts):
+    policy = PolicyWithValueHead(lm).train()
+    with patch.object(rollouts_module, "lm_logits", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        sample_rollouts(policy, prompts, tokenizer, 4)
+    assert policy.training and lm.training
 
 
 def test_a_critic_has_its_own_trunk_and_is_saved_with_it(lm, reward_model, prompts, tmp_path):

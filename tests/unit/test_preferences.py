@@ -1,11 +1,13 @@
 """Pairs in one form, DPO against TRL's, rankings and RLOO against their equations."""
 
+import gzip
+import json
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
@@ -124,6 +126,30 @@ def test_rows_without_a_preference_are_left_out(capsys):
     (pair,) = preferences.to_preferences(Dataset.from_list([FORMS["plain"], *BROKEN]), "mine")
     assert pair["prompt"] == "x"
     assert "mine: 3 of 4 rows" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (DATA / "hh-rlhf").exists(), reason="the real HH-RLHF is not here")
+def test_the_real_hh_rlhf_loads():
+    path = DATA / "hh-rlhf" / "harmless-base-test.jsonl.gz"
+    pairs = preferences.to_preferences(load_dataset("json", data_files=str(path), split="train"))
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    assert 0.98 * len(rows) < len(pairs) <= len(rows)
+    chosen = {row["chosen"] for row in rows}
+    assert all(pair["prompt"] + pair["chosen"] in chosen for pair in pairs)
+
+
+@pytest.mark.skipif(not (DATA / "tldr").exists(), reason="the real TL;DR is not here")
+def test_the_real_judged_summaries_load(capsys):
+    path = DATA / "tldr" / "summaries-judged.csv.gz"
+    rows = load_dataset("csv", data_files=str(path), split="train")
+    pairs = preferences.to_preferences(rows, "TL;DR")
+    assert 900 <= len(pairs) <= 1000 and "hold no preference" in capsys.readouterr().out
+    references = {row["query"]: row for row in rows if row["preferred"] == "reference"}
+    for pair in pairs:
+        row = references.get(pair["prompt"])
+        assert row is None or pair["chosen"] in (row["reference_responses"], row["postprocessed_response"])
+    assert all(prompt.endswith("TL;DR:") for prompt in pairs["prompt"])
 
 
 def test_made_up_dialogues_are_in_hhs_form_and_rightly_ranked():
