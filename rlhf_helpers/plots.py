@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rlhf_helpers.checks import check
 
@@ -93,19 +94,20 @@ def overview(stage: str) -> Figure:
     box("policy", "frozen", 43.5, 6, "reference\nfrozen")
     box("policy", "data", 67, 14, "advantages\n(B, T)\nPPO loss", width=11, height=8)
     arrow("policy", (11.5, 18), (21, 18), text="ids\n(B, P)", at=(16, 20.8))
-    arrow("policy", (31, 18), (43.5, 18), text="responses,\nlogprobs\n(B, T)", at=(35.6, 21.8))
+    arrow("policy", (31, 18), (43.5, 18), text="responses,\nlogprobs\n(B, T)", at=(37, 21.8))
     arrow("policy", (41, 18), (41, 27), (43.5, 27))
     arrow("policy", (41, 18), (41, 10.5), (43.5, 10.5))
     arrow("policy", (56.5, 27), (72.5, 27), (72.5, 22), text="scores (B,)", at=(64.3, 28.4))
     arrow("policy", (56.5, 18), (67, 18), text="values\n(B, T)", at=(61.6, 20.8))
-    arrow("policy", (56.5, 10.5), (69.5, 10.5), (69.5, 14), text="logprobs (B, T)", at=(63, 11.9))
-    arrow("policy", (75, 14), (75, 5), (23, 5), (23, 15), text="gradient to\npolicy and critic", at=(16.7, 9.5))
+    arrow("policy", (56.5, 10.5), (69.5, 10.5), (69.5, 14), text="logprobs (B, T)", at=(62.6, 9.2))
+    arrow("policy", (75, 14), (75, 5), (23, 5), (23, 15), text="gradient", at=(18.5, 9.5))
+    arrow("policy", (67, 15.8), (56.5, 15.8), text="gradient", at=(61.7, 14.4))
     arrow("policy", (28, 36.5), (28, 21), copied=True)
-    arrow("policy", (29, 15), (29, 7.8), (43.5, 7.8), copied=True)
+    arrow("policy", (32, 36.5), (32, 7.8), (43.5, 7.8), copied=True)
     arrow("policy", (50, 36.5), (50, 30), copied=True)
     arrow("policy", (50, 24), (50, 21), copied=True)
     axes.text(40, 1.6, "solid arrows carry tensors, dashed arrows copy weights;  "
-              "B rows, T tokens, P prompt tokens, V words in the vocabulary",
+              "B rows, T tokens, P prompt tokens, V tokens in the vocabulary",
               ha="center", va="center", fontsize=8.5, color="#444444")  # fmt: skip
     return figure
 
@@ -123,7 +125,7 @@ def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
     for (row, column), k in np.ndenumerate(kind.numpy()):
         axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=colours[k], ec="white"))
         text = "" if k == 0 else "end" if k == 3 else tokenizer.decode(ids[row, column]).strip()
-        axes.text(column, row, text, ha="center", va="center", fontsize=8)
+        axes.text(column, row, text, ha="center", va="center", fontsize=8 if len(text) < 9 else 6.5)
     axes.axvline(prompt_width - 0.5, color="black", lw=1.2)
     axes.set(xlim=(-0.5, ids.shape[1] - 0.5), ylim=(len(ids) - 0.5, -0.5), yticks=range(len(ids)))
     axes.set(xlabel="column", ylabel="row")
@@ -138,26 +140,20 @@ def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
 def ppo_loop() -> Figure:
     """The loop of PPO on text: its stages, numbered as in the code, the tensors between them, and who is frozen."""
     figure, axes = new_figure(width=8, height=4.3)
-    axes.set(xlim=(0, 16), ylim=(0, 8.6))
+    axes.set(xlim=(0, 16.3), ylim=(0, 8.6))
     axes.axis("off")
-    boxes = {  # name -> x, y, width, text, colour
-        "policy": (0.2, 6.6, 3.2, "policy π\n(trained)", BLUE),
-        "sample": (0.2, 3.9, 3.2, "1  sample\nresponses (B, T)", GREY),
-        "score": (4.6, 3.9, 3.6, "2  score the batch", GREY),
-        "rewards": (9.4, 3.9, 2.9, "3  reward of\neach token (B, T)", GREY),
-        "advantages": (13.0, 3.9, 2.8, "4  advantages,\nreturns (B, T)", GREY),
-        "reference": (4.6, 0.6, 2.6, "reference π_ref\n(frozen)", GREEN),
-        "reward model": (7.6, 0.6, 2.6, "reward model\n(frozen)", GREEN),
-        "critic": (13.0, 0.6, 2.8, "critic V\n(trained)", BLUE),
-        "update": (
-            8.0,
-            6.6,
-            7.8,
-            "5  PPO loss   6  backward, clip, step   7  log\nepochs of minibatches",
-            ORANGE,
-        ),
-    }
-    for x, y, width, text, colour in boxes.values():
+    boxes = [  # x, y, width, text, colour
+        (0.2, 6.6, 3.2, "policy π\n(trained)", BLUE),
+        (0.2, 3.9, 3.2, "1  sample\nresponses (B, T)", GREY),
+        (4.4, 3.9, 4.6, "2  score the batch", GREY),
+        (9.8, 3.9, 2.7, "3  reward of\neach token (B, T)", GREY),
+        (13.0, 3.9, 2.8, "4  advantages,\nreturns (B, T)", GREY),
+        (4.2, 0.6, 2.4, "reference π_ref\n(frozen)", GREEN),
+        (7.0, 0.6, 2.4, "reward model\n(frozen)", GREEN),
+        (9.8, 0.6, 2.4, "critic V\n(trained)", BLUE),
+        (8.0, 6.6, 7.8, "5  PPO loss   6  backward, clip, step   7  log\nepochs of minibatches", ORANGE),
+    ]
+    for x, y, width, text, colour in boxes:
         axes.add_patch(plt.Rectangle((x, y), width, 1.5, fc=colour, alpha=0.18, ec="none"))
         axes.add_patch(plt.Rectangle((x, y), width, 1.5, fill=False, ec=colour, lw=1.4))
         axes.text(x + width / 2, y + 0.75, text, ha="center", va="center", fontsize=8.5)
@@ -167,16 +163,18 @@ def ppo_loop() -> Figure:
         axes.text((start[0] + end[0]) / 2 + dx, (start[1] + end[1]) / 2 + dy, text, fontsize=7.5, ha="center")
 
     arrow((1.8, 6.6), (1.8, 5.4))
-    arrow((1.8, 2.1), (1.8, 3.9), "prompts", 0.8, -0.1)
+    arrow((1.8, 2.1), (1.8, 3.9), "prompts (B, P)", 0, -1.2)
     arrow((3.4, 6.9), (5.2, 5.4), "ln π_old (B, T)", 1.5, 0.1)
-    arrow((3.4, 4.65), (4.6, 4.65))
-    arrow((8.2, 4.65), (9.4, 4.65))
-    arrow((12.3, 4.65), (13.0, 4.65))
-    arrow((5.9, 2.1), (5.9, 3.9), "ln π_ref (B, T)", -1.25, -0.1)
-    arrow((8.0, 2.1), (7.6, 3.9), "score (B,)", 1.25, -0.1)
-    arrow((14.4, 2.1), (14.4, 3.9), "V (B, T)", -1.1, -0.1)
+    arrow((3.4, 4.65), (4.4, 4.65))
+    arrow((9.0, 4.65), (9.8, 4.65))
+    arrow((12.5, 4.65), (13.0, 4.65))
+    arrow((5.4, 2.1), (5.4, 3.9), "ln π_ref (B, T)", -1.15, -0.1)
+    arrow((7.6, 2.1), (7.2, 3.9), "score (B,)", -0.75, -0.1)
+    arrow((10.2, 2.1), (8.6, 3.9), "V (B, T)", 0.85, -0.1)
     arrow((14.4, 5.4), (14.4, 6.6))
     arrow((8.0, 7.35), (3.4, 7.35), "new weights, then again from 1", 0, 0.15)
+    axes.plot([15.8, 16.1, 16.1], [7.35, 7.35, 1.35], color="black", lw=1)
+    arrow((16.1, 1.35), (12.2, 1.35), "new weights", 0, 0.15)
     return figure
 
 
@@ -214,6 +212,7 @@ def lines(curves: dict[str, Sequence[float]], xlabel: str, ylabel: str, *, log: 
     for (name, y), colour, style in zip(curves.items(), (BLUE, RED, GREEN, ORANGE), ("-", "--", "-.", ":")):
         axes.plot(y, color=colour, ls=style, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=len(curves))
     return figure
 
@@ -236,27 +235,33 @@ def clipped_objective(clip: float = 0.2) -> Figure:
 
 
 DASHBOARD = {
-    "reward model's score and judge": ("score", "judge"),
+    "reward model's score, standard deviations": ("score",),
+    "share judged positive": ("judge",),
     "KL to the reference, nats per response": ("kl_k1", "kl_k3"),
     "entropy, nats per token": ("entropy",),
     "the update: approximate KL, clip fraction": ("approx_kl", "clip_fraction"),
     "explained variance of the values": ("explained_variance",),
     "response length, tokens": ("length",),
+    "norm of the gradient": ("grad_norm",),
 }
 
 
 def dashboard(metrics: pd.DataFrame) -> Figure:
-    """The six panels to watch while PPO trains, from a run's metrics so far."""
-    figure, axes = new_figure(2, 3, width=10.5, height=5)
+    """The eight panels to watch while PPO trains, from a run's metrics so far."""
+    figure, axes = new_figure(3, 3, width=9.5, height=7)
     for axis, (title, names) in zip(axes.flat, DASHBOARD.items()):
         for name, colour, style in zip(names, (BLUE, ORANGE), ("-", "--")):
             if name in metrics:
                 axis.plot(metrics["step"], metrics[name], color=colour, ls=style, label=name.replace("_", " "))
         axis.set_title(title, fontsize=10)
-        if len(axis.lines) > 1:
+        if names == ("explained_variance",):
+            axis.axhline(0, color="black", lw=0.8)
+            axis.set_ylim(max(-1.0, axis.get_ylim()[0]), 1)
+        if len(names) > 1:
             axis.legend(fontsize=8)
-    for axis in axes[-1]:
+    for axis in (*axes[-1, :2], axes[1, 2]):
         axis.set_xlabel("update")
+    axes[-1, -1].axis("off")
     return figure
 
 
@@ -272,8 +277,10 @@ def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | N
     for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
         joined = "seed" not in frame or frame["seed"].isna().all()
         axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style if joined else "", ms=5, label=name)
-        if "low" in frame:
+        if "low" in frame and len(frame) > 1:
             axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
+        elif "low" in frame:
+            axes.vlines(frame["kl"], frame["low"], frame["high"], color=colour)
     axes.set(xlabel="KL to the SFT policy, nats per response", ylabel=ylabel or y)
     figure.legend(loc="outside upper center", ncols=len(curves))
     return figure
@@ -298,7 +305,8 @@ def fitted(x: torch.Tensor, y: torch.Tensor, slope: float, expected: float, xlab
     ends = np.array([x.min().item(), x.max().item()])
     axes.plot(ends, slope * ends, color=BLUE, label=f"fitted, slope {slope:.2f}")
     axes.plot(ends, expected * ends, color=RED, ls="--", label=f"at the optimum, slope {expected:.2f}")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    margin = 1.2 * y.abs().max().item()
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-margin, margin))
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -146,14 +146,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     return (1 - (returns - values).var(unbiased=False) / variance).item() if variance > 0 else 0.0
 
 
-def adapt_beta(beta: float, kl: float, target: float, gain: float = 0.1) -> float:
-    """The next beta, so that the KL of a response nears `target` (arXiv 1909.08593, section 2.2).
-
-    One update moves it by at most 2 %: gain 0.1 times the relative error clipped to +-0.2.
-    """
-    return beta * (1 + gain * min(max(kl / target - 1, -0.2), 0.2))
-
-
 @dataclass
 class Experience:
     """What one update learns from, all taken before it; (B, T), `scores` (B,)."""

@@ -62,7 +62,6 @@ class Preset:
     ppo_prompt_tokens: tuple[PositiveInt, PositiveInt] = (2, 6)  # from and to; a token of tiny is a whole word
     ppo_new_tokens: PositiveInt = 40
     ppo_beta: NonNegativeFloat = 0.15  # price of one nat of KL, in standard deviations of the reward
-    ppo_target_kl: PositiveFloat | None = None  # nats per response: beta is adapted to it; None: fixed
     ppo_max_update_kl: PositiveFloat = 0.05  # nats per token: an update's epochs stop past it
     ppo_no_eos_score: float = -3.0  # the score of a response that never ended
     ppo_gamma: Share = 1.0  # discount of a token
@@ -158,7 +157,8 @@ def _presets(device: str) -> dict[str, Preset]:
         sft_epochs=3, sft_lr=5e-5,
         rm_examples=None, rm_epochs=1, rm_lr=2e-5,
         ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5, ppo_value_lr=1e-5,
-        ppo_prompt_tokens=(2, 8), ppo_new_tokens=32, ppo_beta=0.2, ppo_target_kl=6.0, eval_prompts=872,
+        ppo_prompt_tokens=(2, 8), ppo_new_tokens=32, ppo_beta=0.05, ppo_value_coef=1.0,
+        eval_prompts=872,
     )  # fmt: skip
     if device == "cpu":  # the same path on fewer examples, in larger steps
         gpt2 = replace(gpt2, sft_epochs=1, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
@@ -167,8 +167,8 @@ def _presets(device: str) -> dict[str, Preset]:
         gpt2, name="smollm2", model=str(SMOLLM2) if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
         sft_epochs=1, sft_examples=8_000, sft_lr=1e-4,
         rm_examples=28_000, rm_epochs=1, rm_lr=5e-5,
-        ppo_updates=60, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=5e-5, ppo_value_lr=5e-5,
-        ppo_critic_updates=6, ppo_beta=0.1,
+        ppo_updates=60, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=5e-5, ppo_value_lr=1e-4,
+        ppo_critic_updates=6,
     )  # fmt: skip
     return {"tiny": tiny, "gpt2": gpt2, "smollm2": smollm2}
 

@@ -109,11 +109,14 @@ class Run:
     def step(self, loss: torch.Tensor) -> float:
         """One optimiser step on `loss`; the gradient's norm before clipping.
 
+        Each parameter group is clipped by itself, so that a large gradient of the policy does not shrink the critic's.
         Raises FloatingPointError, before anything is changed, if the norm is not finite.
         """
         self.optimizer.zero_grad()
         loss.backward()
-        norm = full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)).item()
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        norms = [full_tensor(nn.utils.clip_grad_norm_(group, self.max_grad_norm)).item() for group in groups]
+        norm = math.hypot(*norms)
         self._check_finite(math.isfinite(norm), "the gradient")
         self.optimizer.step()
         return norm

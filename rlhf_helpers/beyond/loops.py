@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_helpers.checks import check
 from rlhf_helpers.health import watch
 from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
-from rlhf_helpers.ppo import Experience, adapt_beta, collect_experience, experience_stats, ppo_update
+from rlhf_helpers.ppo import Experience, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 from rlhf_helpers.training import Run, autocast, linear_schedule
@@ -89,12 +89,11 @@ def align(
     What goes wrong is said or raised as `health.watch` does.
     """
     for update in run:
-        beta = run.state.setdefault("beta", preset.ppo_beta)
         with autocast(preset):
             batch = sample_rollouts(policy, prompts_of(update), tokenizer, preset.ppo_new_tokens)
             experience = collect_experience(
                 policy, reference, reward, batch,
-                beta=beta, no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
+                beta=preset.ppo_beta, no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
                 gamma=preset.ppo_gamma, lam=preset.ppo_lam,
             )  # fmt: skip
             experience = estimate(experience)
@@ -102,7 +101,5 @@ def align(
                 experience.advantages.zero_()  # and so is the policy's gradient: only the critic learns
             stats = ppo_update(policy, experience, run.step, **preset.ppo_update_settings() | settings)
         run.scheduler.step()
-        run.log(**experience_stats(experience), beta=beta, **stats)
+        run.log(**experience_stats(experience), beta=preset.ppo_beta, **stats)
         watch(run)
-        if preset.ppo_target_kl and update >= preset.ppo_critic_updates:
-            run.state["beta"] = adapt_beta(beta, run.row["kl_k1"], preset.ppo_target_kl)

@@ -13,15 +13,21 @@ contain itself: the language is finite, and every review ends.
 
 import functools
 import random
+from pathlib import Path
 
-from rlhf_helpers.tiny.language import GROUP_RULES, GROUPS, LEXICON, RULES
-
+GROUPS = ("STORY", "LOOK", "TEAM", "PARTS", "WORK")
 NEGATIVE, POSITIVE, EITHER = 0, 1, 2  # EITHER: read as any polarity
 MAX_WORDS = 28
 
 
+def _text(name):
+    """The text file of that name beside this one, without its comments."""
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("#")) + "\n"
+
+
 def _load():
-    """Read the texts of `language` into {(symbol, polarity): [(weight, production), ...]}.
+    """Read rules.txt, group_rules.txt and words.txt into {(symbol, polarity): [(weight, production), ...]}.
 
     A production is a tuple of words (str) and parts (symbol, polarity written, polarity read).
     (symbol, EITHER) has the productions of both polarities.
@@ -33,14 +39,14 @@ def _load():
             production = tuple(_resolve(symbol, polarity) for symbol in symbols)
             table.setdefault((name, polarity), []).append((weight, production))
 
-    rules = RULES + "".join(GROUP_RULES.replace("@", group) for group in GROUPS)
+    rules = _text("rules.txt") + "".join(_text("group_rules.txt").replace("@", group) for group in GROUPS)
     for line in rules.splitlines():
         if ":" in line:
             name, line = line.split(":")
         for symbols in filter(None, map(str.split, line.split("|"))):
             weight = int(symbols.pop(0)) if symbols[0].isdigit() else 1
             add(name, symbols, weight)
-    for entry in LEXICON.split():
+    for entry in _text("words.txt").split():
         if entry.isupper():
             name = entry.lstrip("+-")
             polarities = {"+": (POSITIVE,), "-": (NEGATIVE,)}.get(entry[0], (NEGATIVE, POSITIVE))

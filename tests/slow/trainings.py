@@ -20,7 +20,7 @@ quiet()
 STEPS = {"sft": 60, "reward_model": 60, "policy": 40}
 PRESET = Preset(
     name="small", model="none", dataset="none", judge="grammar", ppo_batch=6, ppo_minibatch=3, ppo_new_tokens=5,
-    ppo_target_kl=0.1, ppo_critic_updates=0,
+    ppo_critic_updates=0,
 )  # fmt: skip
 NUMBERS = random.Random(0)
 ROWS = [[NUMBERS.randrange(1, 50) for _ in range(NUMBERS.randrange(3, 12))] + [0] for _ in range(256)]

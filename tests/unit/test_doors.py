@@ -62,7 +62,6 @@ def test_an_environment_variable_that_makes_no_sense(preset, variables, named):
         "rm_epochs": (1.5, -2),
         "ppo_prompt_tokens": ((0, 4), (2,), 4),
         "ppo_beta": (-0.1,),
-        "ppo_target_kl": (0,),
         "ppo_lam": (1.1,),
         "ppo_no_eos_score": (None,),
         "precision": ("fp16",),

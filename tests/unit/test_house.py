@@ -10,7 +10,7 @@ CORE = ("checks", "presets", "data", "models", "rollouts", "ppo", "training")
 # what stands higher may be imported by what stands lower; modules on one line know nothing of each other
 FLOORS = [
     ("checks",), ("presets", "data", "environment"), ("models",), ("rollouts",), ("ppo", "training"),
-    ("tiny.language",), ("tiny.grammar", "tiny.dialogues"), ("tiny.posts",), ("judges",),
+    ("tiny.grammar", "tiny.dialogues"), ("tiny.posts",), ("judges",),
     ("evaluation", "health", "plots", "hub", "smollm2"),
     ("imdb_judge", "beyond.judging", "beyond.preferences", "beyond.loops", "beyond.parallel"), ("__main__",),
 ]  # fmt: skip

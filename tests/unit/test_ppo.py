@@ -285,12 +285,6 @@ def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(lm, token
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), expected.parameters()))
 
 
-def test_adapt_beta_moves_towards_the_target():
-    assert ppo.adapt_beta(0.1, kl=12.0, target=6.0) == pytest.approx(0.102)
-    assert ppo.adapt_beta(0.1, kl=1.0, target=6.0) == pytest.approx(0.098)
-    assert ppo.adapt_beta(0.1, kl=6.0, target=6.0) == 0.1
-
-
 def test_explained_variance():
     returns, mask = torch.tensor([[1.0, 2, 3, 9]]), torch.tensor([[1, 1, 1, 0]])
     assert ppo.explained_variance(returns, returns, mask) == 1

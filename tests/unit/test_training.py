@@ -50,6 +50,17 @@ def same(a, b):
     assert a.state == b.state == {"seen": 20}
 
 
+def test_each_parameter_group_is_clipped_by_itself(tmp_path):
+    policy, critic = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    model = torch.nn.ParameterList([policy, critic])
+    optimizer = torch.optim.SGD([{"params": [policy]}, {"params": [critic]}], lr=1.0)
+    run = Run(tmp_path, model, optimizer, linear_schedule(optimizer, 1), steps=1, seed=0, settings={})
+    norm = run.step(100 * policy.sum() + 0.1 * critic.sum())
+    assert norm == pytest.approx((200**2 + 0.2**2) ** 0.5)
+    assert policy.norm().item() == pytest.approx(1.0, abs=1e-4), "a large gradient is clipped to 1"
+    assert torch.allclose(critic, torch.full((4,), -0.1)), "the policy's gradient shrank the critic's step"
+
+
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path):
     whole = train(new_run(tmp_path / "whole"))
     run = new_run(tmp_path / "stopped")
