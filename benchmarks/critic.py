@@ -35,14 +35,19 @@ def sampled(preset, tokenizer, reference, reward_model) -> tuple[list[tuple], fl
     return found, mean, std
 
 
+def values_of(critic, batch) -> torch.Tensor:
+    """The critic's forecast before each response token, (B, T)."""
+    hidden = models.hidden_states(critic.critic, batch.input_ids, batch.attention_mask)
+    return models.in_fp32(critic.value_head, hidden)[:, batch.prompt_ids.shape[1] - 1 : -1, 0]
+
+
 def explained(critic, batches, preset) -> float:
     """Explained variance over all response tokens of the batches."""
     values, returns = [], []
     for batch, G in batches:
         with torch.no_grad(), autocast(preset):
-            _, V, token_index = rollouts.response_outputs(critic, batch)
-        values.append(V)
-        returns.append(G[token_index])
+            values.append(values_of(critic, batch)[batch.response_mask == 1])
+        returns.append(G[batch.response_mask == 1])
     V, G = torch.cat(values), torch.cat(returns)
     return ppo.explained_variance(V, G, torch.ones_like(V))
 
@@ -69,9 +74,9 @@ def main() -> None:
             for i, (batch, G) in enumerate(train, 1):
                 for rows in torch.arange(BATCH).split(MINIBATCH):
                     with autocast(preset):
-                        _, V, token_index = rollouts.response_outputs(critic, batch[rows])
+                        errors = values_of(critic, batch[rows]) - G[rows]
                     optimizer.zero_grad()
-                    (0.5 * (V - G[rows][token_index]).square().mean()).backward()
+                    (0.5 * ppo.masked_mean(errors.square(), batch[rows].response_mask)).backward()
                     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                     optimizer.step()
                 if i % 8 == 0:

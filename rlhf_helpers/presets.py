@@ -57,7 +57,7 @@ class Preset:
     ppo_minibatch: PositiveInt = 128
     ppo_epochs: PositiveInt = 2
     ppo_lr: PositiveFloat = 8e-4
-    ppo_value_lr: PositiveFloat = 3e-4  # of the critic and its value head
+    ppo_value_lr: PositiveFloat = 1e-3  # of the critic and its value head
     ppo_critic_updates: NonNegativeInt = 4  # the first updates, in which only the critic learns
     ppo_prompt_tokens: tuple[PositiveInt, PositiveInt] = (2, 6)  # from and to; a token of tiny is a whole word
     ppo_new_tokens: PositiveInt = 40
@@ -68,7 +68,7 @@ class Preset:
     ppo_lam: Share = 0.95  # GAE: 1 is the full return less the value, 0 the one-step error
     ppo_clip: PositiveFloat = 0.2  # how far a ratio may go before its gradient stops
     ppo_value_clip: PositiveFloat = 0.2
-    ppo_value_coef: NonNegativeFloat = 0.1  # weight of the value loss
+    ppo_value_coef: NonNegativeFloat = 1.0  # weight of the value loss
 
     eval_prompts: Annotated[int, Field(ge=2)] = 1_000
 
@@ -156,13 +156,12 @@ def _presets(device: str) -> dict[str, Preset]:
         device=device, precision="bf16" if _bf16_pays(device) else "fp32",
         sft_epochs=3, sft_lr=5e-5,
         rm_examples=None, rm_epochs=1, rm_lr=2e-5,
-        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5, ppo_value_lr=1e-5,
-        ppo_prompt_tokens=(2, 8), ppo_new_tokens=32, ppo_beta=0.05, ppo_value_coef=1.0,
-        eval_prompts=872,
+        ppo_updates=200, ppo_batch=128, ppo_minibatch=32, ppo_epochs=4, ppo_lr=1e-5, ppo_value_lr=2e-5,
+        ppo_prompt_tokens=(2, 8), ppo_new_tokens=32, ppo_beta=0.05, eval_prompts=872,
     )  # fmt: skip
     if device == "cpu":  # the same path on fewer examples, in larger steps
         gpt2 = replace(gpt2, sft_epochs=1, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
-        gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5)
+        gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5, ppo_value_lr=1e-4)
     smollm2 = replace(
         gpt2, name="smollm2", model=str(SMOLLM2) if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
         sft_epochs=1, sft_examples=8_000, sft_lr=1e-4,
