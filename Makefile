@@ -85,8 +85,9 @@ run-1-and-2:
 run-3: run-1-and-2
 	$(NBVAL) "$(TESTED)/notebooks/3-RLHF.ipynb"
 
+# without the glossary's test, which needs the metrics of all runs and comes last
 run-units:
-	$(PYTEST) tests/unit tests/notebooks --ignore=tests/notebooks/test_glossary.py  # that needs the runs' metrics
+	$(PYTEST) tests/unit tests/notebooks --ignore=tests/notebooks/test_glossary.py
 
 run-beyond: run-1-and-2 run-units
 	$(NBVAL) "$(TESTED)"/notebooks/beyond

@@ -19,7 +19,8 @@ BATCHES, HELD_OUT, BATCH, MINIBATCH = 40, 8, 32, 16
 
 def sampled(preset, tokenizer, reference, reward_model) -> tuple[list[tuple], float, float]:
     """Batches of (rollouts, full returns (B, T)), and mean and standard deviation of the raw scores."""
-    rows = data.encode(data.load_sentences(preset.dataset, seed=preset.seed)["test"]["sentence"], tokenizer, 64)
+    sentences = data.load_sentences(preset.dataset, seed=preset.seed)["test"]["sentence"]
+    rows = data.encode(sentences, tokenizer, preset.max_tokens)
     torch.manual_seed(preset.seed)
     raw, batches = [], []
     for i in range(BATCHES):

@@ -26,7 +26,7 @@ from rlhf_helpers.rollouts import sample_rollouts
 
 MAX_CHARACTERS = 300
 LEGEND = (
-    "Under each token: the reward if the text ended there, in deviations of what SFT writes; "
+    "Under each token: the reward if the text ended there, in standard deviations of what SFT writes; "
     "orange below 0, blue above. The prompt is underlined."
 )
 STYLE = """
@@ -47,7 +47,7 @@ class Playground:
     preset: Preset
     tokenizer: PreTrainedTokenizerBase
     policies: dict[str, Any]  # base, SFT, PPO
-    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, mask -> (B,), in deviations of SFT's
+    reward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids, mask -> (B,), in standard deviations of SFT's
     examples: list[str]  # prompts from the validation split
     seen: set[str]  # the words of the training split
 
@@ -69,7 +69,7 @@ def load(preset: Preset) -> Playground:
         rows = data.encode(reviews[split]["sentence"], tokenizer, preset.max_tokens)
         return data.sample_prompts(rows, n, preset.ppo_prompt_tokens, seed)
 
-    torch.manual_seed(preset.seed)  # from here on as in notebook 3, so that a deviation is the same
+    torch.manual_seed(preset.seed)  # from here on as in notebook 3, so that a standard deviation is the same
     some, n = prompts("test", 512, preset.seed + 1), preset.ppo_new_tokens
     samples = [sample_rollouts(policies["SFT"], some[i : i + 128], tokenizer, n) for i in range(0, 512, 128)]
     examples = data.decode(prompts("validation", 4, preset.seed), tokenizer)

@@ -39,7 +39,8 @@ def _load():
             production = tuple(_resolve(symbol, polarity) for symbol in symbols)
             table.setdefault((name, polarity), []).append((weight, production))
 
-    rules = _text("rules.txt") + "".join(_text("group_rules.txt").replace("@", group) for group in GROUPS)
+    of_groups = _text("group_rules.txt")
+    rules = _text("rules.txt") + "".join(of_groups.replace("@", group) for group in GROUPS)
     for line in rules.splitlines():
         if ":" in line:
             name, line = line.split(":")
