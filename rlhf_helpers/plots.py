@@ -86,7 +86,8 @@ def bars(names: Sequence[str], ylabel: str, **series: Sequence[float]) -> Figure
     for i, ((label, values), colour) in enumerate(zip(series.items(), (GREY, BLUE, ORANGE, GREEN))):
         positions = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
         axes.bar(positions, values, width=width, color=colour, label=label.replace("_", " "))
-    axes.set_xticks(range(len(names)), names)
+    tilted = {"rotation": 30, "ha": "right"} if len(names) > 8 else {}
+    axes.set_xticks(range(len(names)), names, **tilted)
     axes.set(ylabel=ylabel)
     figure.legend(loc="outside upper right", ncols=len(series))
     return figure
@@ -227,16 +228,15 @@ def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels:
 
 
 def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
-    """Training loss (each step, and smoothed) and validation loss."""
+    """Training loss (of each batch, and smoothed) and validation loss, where they were measured."""
     missing = {"step", train, validation} - set(metrics)
     check(not missing, f"the metrics have no {sorted(missing)} yet: run the training cell to its end")
     figure, axes = new_figure()
-    axes.plot(metrics["step"], metrics[train], color=GREY, lw=0.6, alpha=0.5)
-    window = max(1, len(metrics) // 30)
-    axes.plot(
-        metrics["step"], metrics[train].rolling(window, min_periods=1).mean(), color=BLUE, label="training, smoothed"
-    )
-    measured = metrics.dropna(subset=[validation])
+    trained, measured = metrics.dropna(subset=[train]), metrics.dropna(subset=[validation])
+    axes.plot(trained["step"], trained[train], color=GREY, lw=0.6, alpha=0.5, label="training, each batch")
+    window = max(1, len(trained) // 30)
+    smooth = trained[train].rolling(window, min_periods=1).mean()
+    axes.plot(trained["step"], smooth, color=BLUE, label=f"training, mean of {window} batches")
     axes.plot(measured["step"], measured[validation], color=ORANGE, ls="--", marker="o", ms=4, label="validation")
     axes.set(xlabel="step", ylabel="loss, nats")
     axes.legend()
