@@ -130,12 +130,13 @@ DASHBOARD = {
     "the update: approximate KL, clip fraction": ("approx_kl", "clip_fraction"),
     "explained variance of the values": ("explained_variance",),
     "response length, tokens": ("length",),
+    "share that reached end-of-text": ("eos_rate",),
     "norm of the gradient": ("grad_norm",),
 }
 
 
 def dashboard(metrics: pd.DataFrame) -> Figure:
-    """The eight panels to watch while PPO trains, from a run's metrics so far."""
+    """The nine panels to watch while PPO trains, from a run's metrics so far."""
     figure, axes = new_figure(3, 3, width=9.5, height=7)
     for axis, (title, names) in zip(axes.flat, DASHBOARD.items()):
         for name, colour, style in zip(names, (BLUE, ORANGE), ("-", "--")):
@@ -147,9 +148,8 @@ def dashboard(metrics: pd.DataFrame) -> Figure:
             axis.set_ylim(max(-1.0, axis.get_ylim()[0]), 1)
         if len(names) > 1:
             axis.legend(fontsize=8)
-    for axis in (*axes[-1, :2], axes[1, 2]):
+    for axis in axes[-1]:
         axis.set_xlabel("update")
-    axes[-1, -1].axis("off")
     return figure
 
 

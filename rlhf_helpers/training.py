@@ -89,9 +89,9 @@ class Run:
         with SummaryWriter(self.folder / "tensorboard", purge_step=done) if self.main else nullcontext() as board:
             for step in tqdm(range(done, self.steps), **shape):
                 torch.manual_seed(self._seed(step))
-                self.row, start = {"step": step, "lr": self.optimizer.param_groups[0]["lr"]}, time.perf_counter()
+                self.row, self.start = {"step": step, "lr": self.optimizer.param_groups[0]["lr"]}, time.perf_counter()
                 yield step
-                self.row["seconds"] = time.perf_counter() - start
+                self.row.setdefault("seconds", time.perf_counter() - self.start)
                 if "tokens" in self.row:
                     self.row["tokens_per_second"] = self.row["tokens"] / self.row["seconds"]
                 self.history.append(self.row)
@@ -103,8 +103,13 @@ class Run:
                     self._report(self.row)
 
     def log(self, **metrics: float | torch.Tensor) -> None:
-        """Adds to this step's row. Tensors of one element will do."""
+        """Adds to this step's row. Tensors of one element will do.
+
+        The step's seconds end where `tokens` is logged, so that what is measured afterwards does not count.
+        """
         self.row |= {k: v.item() if isinstance(v, torch.Tensor) else float(v) for k, v in metrics.items()}
+        if "tokens" in metrics:
+            self.row["seconds"] = time.perf_counter() - self.start
 
     def step(self, loss: torch.Tensor) -> float:
         """One optimiser step on `loss`; the gradient's norm before clipping.
@@ -138,7 +143,7 @@ class Run:
 
     def _report(self, row: dict) -> None:
         if self.main and self._is_checkpoint(row["step"]):
-            shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr", "seconds")]
+            shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr", "seconds", "tokens_per_second")]
             tqdm.write(f"step {row['step'] + 1}: {', '.join(shown[:6])}", file=sys.stdout)
 
     def _check_finite(self, finite: bool, what: str) -> None:
