@@ -1,4 +1,4 @@
-"""Small models and tokenizers that every test can afford."""
+"""What every test can afford: a small model, a tokenizer, prompts, and no variables of the caller's."""
 
 import os
 
@@ -10,9 +10,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf_helpers.environment import quiet
+from rlhf_helpers.models import PolicyWithValueHead
+from rlhf_helpers.ppo import collect_experience
+from rlhf_helpers.rollouts import sample_rollouts
 
 quiet()
 WORDS = ["<eos>", *"the film plot is was very good bad not but and dull bright a of it . ,".split()]
+
+
+@pytest.fixture(autouse=True)
+def unset_variables(monkeypatch):
+    for name in ("PRESET", "SEED", "MODEL", "DATASET", "ARTIFACTS"):
+        monkeypatch.delenv(f"RLHF_{name}", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +47,45 @@ def lm():
 def prompts():
     """Ragged on purpose."""
     return [[1, 2], [1, 3, 4, 6], [15], [16, 4, 8, 6, 9, 1, 2], [2, 4]]
+
+
+@pytest.fixture
+def policy(lm):
+    """Its values are not zero, which would hide how returns are made."""
+    policy = PolicyWithValueHead(lm)
+    torch.nn.init.normal_(policy.value_head.weight)
+    return policy
+
+
+@pytest.fixture
+def collected(lm, tokenizer, prompts):
+    """Collects the experience of a policy: rewards from -1 to 1, and another model as its reference."""
+    torch.manual_seed(1)
+    other = type(lm)(lm.config).eval()
+
+    def rising(input_ids, attention_mask):
+        return torch.linspace(-1, 1, len(input_ids))
+
+    def collected(policy, prompts=prompts, reference=other, reward=rising, **settings):
+        torch.manual_seed(0)
+        rollouts = sample_rollouts(policy, prompts, tokenizer, 6)
+        settings = {"beta": 0.1, "no_eos_score": -3.0, "rows_at_once": 2} | settings
+        return collect_experience(policy, reference, reward, rollouts, **settings)
+
+    return collected
+
+
+@pytest.fixture
+def step_of():
+    """Makes of an optimiser what `ppo_update` calls with each loss."""
+
+    def step_of(optimizer):
+        def step(loss):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return 0.0
+
+        return step
+
+    return step_of

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from rlhf_helpers import ppo
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel
-from rlhf_helpers.rollouts import sample_rollouts
 
 
 def ragged(seed, rows, columns):
@@ -22,34 +21,6 @@ def ragged(seed, rows, columns):
 
 
 shapes = given(seed=st.integers(0, 10_000), rows=st.integers(1, 5), columns=st.integers(1, 7))
-
-
-@pytest.mark.parametrize(
-    "broken, name", [("reward", "score of row 1"), ("policy", "policy logprob"), ("reference", "reference logprob")]
-)
-def test_what_is_not_finite_is_named_before_it_is_learned_from(lm, tokenizer, prompts, broken, name):
-    policy, e = collected(lm, tokenizer, prompts)
-    reference = type(lm)(lm.config).eval()
-    e.rollouts.ended[1] = True
-    scores = torch.tensor([0.0, math.nan if broken == "reward" else 0.0, 0.0, 0.0, 0.0])
-    if broken != "reward":
-        torch.nn.init.constant_({"policy": policy.lm, "reference": reference}[broken].transformer.ln_f.weight, math.nan)
-    with pytest.raises(FloatingPointError, match=name):
-        ppo.collect_experience(
-            policy, reference, lambda ids, mask: scores, e.rollouts, beta=0.1, no_eos_score=-3.0, rows_at_once=2
-        )
-
-
-@pytest.mark.parametrize("score", [torch.zeros(5, 1), torch.zeros(4)], ids=["a column", "one too few"])
-def test_scores_that_would_be_broadcast_are_refused(score):
-    with pytest.raises(ValueError, match="of one shape"):
-        ppo.kl_penalised_rewards(score, *[torch.zeros(5, 2)] * 2, torch.ones(5, 2), 0.1)
-
-
-def test_token_logprobs_are_the_loss_of_transformers(lm):
-    ids = torch.randint(0, 19, (3, 9))
-    out = lm(input_ids=ids, labels=ids)
-    assert torch.isclose(-ppo.token_logprobs(out.logits[:, :-1], ids[:, 1:]).mean(), out.loss, atol=1e-5)
 
 
 @shapes
@@ -67,12 +38,6 @@ def test_gae_is_the_plain_loop(seed, rows, columns):
             assert torch.isclose(advantages[b, t], expected, atol=1e-4)
             assert torch.isclose(returns[b, t], expected + values[b, t], atol=1e-4)
         assert (advantages[b, n:] == 0).all() and (returns[b, n:] == 0).all()
-
-
-def test_gae_by_hand():
-    rewards, values = torch.tensor([[0.0, 0, 0, 1]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    advantages, _ = ppo.gae(rewards, values, torch.ones(1, 4))
-    assert torch.allclose(advantages, torch.tensor([[0.7997, 0.7365, 0.67, 0.6]]), atol=1e-4)
 
 
 @shapes
@@ -102,6 +67,11 @@ def test_rewards_sum_to_score_minus_the_price(seed, rows, columns):
         assert rewards[b, n - 1] > 50, "the score is not on the last real token"
         assert torch.allclose(rewards[b, : n - 1], -price[:-1], atol=1e-5), "the sign of the KL"
         assert (rewards[b, n:] == 0).all()
+
+
+def test_scores_that_would_be_broadcast_are_refused():
+    with pytest.raises(ValueError, match="of one shape"):
+        ppo.kl_penalised_rewards(torch.zeros(5, 1), torch.zeros(5, 2), torch.zeros(5, 2), torch.ones(5, 2), beta=0.1)
 
 
 def written_out(new, values, old, old_values, advantages, returns, mask):
@@ -156,62 +126,46 @@ def test_kl_estimates_by_sampling():
     assert (k["k3"] >= -1e-6).all() and (k["k2"] >= 0).all() and (k["k1"] < 0).any() and exact > 0
 
 
-def collected(lm, tokenizer, prompts, score=1.0):
-    policy = PolicyWithValueHead(lm)
-    torch.nn.init.normal_(policy.value_head.weight)  # zero values would hide how returns are made
-    torch.manual_seed(0)
-    rollouts = sample_rollouts(policy, prompts, tokenizer, 6)
-    reward = lambda ids, mask: torch.linspace(-score, score, len(ids))  # noqa: E731
-    settings = dict(beta=0.1, no_eos_score=-3.0, rows_at_once=2)
-    torch.manual_seed(1)
-    reference = type(lm)(lm.config).eval()
-    return policy, ppo.collect_experience(policy, reference, reward, rollouts, **settings)
+def test_explained_variance():
+    returns, mask = torch.tensor([[1.0, 2, 3, 9]]), torch.tensor([[1, 1, 1, 0]])
+    assert ppo.explained_variance(returns, returns, mask) == 1
+    assert ppo.explained_variance(torch.full_like(returns, 2), returns, mask) == pytest.approx(0)
 
 
-def step_of(optimizer):
-    """What `ppo_update` calls with each loss."""
-
-    def step(loss):
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return 0.0
-
-    return step
+def test_what_is_not_finite_is_named_before_it_is_learned_from(policy, collected):
+    broken = copy.deepcopy(policy.lm)
+    torch.nn.init.constant_(broken.transformer.ln_f.weight, math.nan)
+    with pytest.raises(FloatingPointError, match="reference logprob of row 0"):
+        collected(policy, reference=broken)
+    with pytest.raises(FloatingPointError, match=r"score of row \d"):
+        collected(policy, reward=lambda input_ids, attention_mask: torch.full((len(input_ids),), math.nan))
 
 
-def test_returns_come_from_unwhitened_advantages(lm, tokenizer, prompts):
-    _, e = collected(lm, tokenizer, prompts)
+def test_returns_come_from_unwhitened_advantages(policy, collected):
+    e = collected(policy, gamma=0.9, lam=0.5)
     mask = e.rollouts.response_mask
-    advantages, _ = ppo.gae(e.rewards, e.values, mask)
+    advantages, _ = ppo.gae(e.rewards, e.values, mask, gamma=0.9, lam=0.5)
     assert torch.allclose(e.advantages, advantages)
     assert torch.allclose(e.returns, (advantages + e.values).masked_fill(mask == 0, 0.0), atol=1e-6)
     assert (e.scores[~e.rollouts.ended] == -3.0).all()
 
 
-def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(lm, tokenizer, prompts):
-    policy, e = collected(lm, tokenizer, prompts)
+def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(policy, collected, step_of):
+    e, seen = collected(policy), []
     policy.train()  # dropout must stay off even so
-    seen, losses = [], []
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
 
-    learn = step_of(optimizer)
+    def outputs(model, minibatch):
+        seen.append(len(minibatch))
+        return ppo.response_outputs(model, minibatch)
 
-    def step(loss):
-        losses.append(loss.item())
-        return learn(loss)
-
-    def outputs(model, some):
-        seen.append(len(some))
-        return ppo.response_outputs(model, some)
-
+    step = step_of(torch.optim.Adam(policy.parameters(), lr=1e-3))
     stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9, outputs=outputs)
-    assert seen == [2, 2, 1] * 2 and len(losses) == 6
+    assert seen == [2, 2, 1] * 2
     assert abs(stats["first_ratio_max"] - 1) < 1e-4
 
 
-def test_an_update_takes_the_mean_out_of_the_advantages(lm, tokenizer, prompts):
-    policy, e = collected(lm, tokenizer, prompts)
+def test_an_update_takes_the_mean_out_of_the_advantages(policy, collected):
+    e = collected(policy)
     mask = e.rollouts.response_mask
     assert abs(ppo.masked_mean(e.advantages, mask)) > 0.01
     # at ratio 1 the policy's loss over all rows is minus the mean advantage
@@ -219,48 +173,34 @@ def test_an_update_takes_the_mean_out_of_the_advantages(lm, tokenizer, prompts):
     assert abs(stats["policy_loss"]) < 1e-5
 
 
-def test_an_update_stops_past_its_kl_bound(lm, tokenizer, prompts):
-    policy, e = collected(lm, tokenizer, prompts)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
-    assert ppo.ppo_update(policy, e, step_of(optimizer), epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
+def test_an_update_stops_past_its_kl_bound(policy, collected, step_of):
+    step = step_of(torch.optim.Adam(policy.parameters(), lr=0.05))
+    assert ppo.ppo_update(policy, collected(policy), step, epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
 
 
-def test_the_epochs_stop_by_the_mean_kl_of_an_epoch(lm, tokenizer, prompts):
-    """Neither the first minibatch alone nor the last decides."""
-    policy, e = collected(lm, tokenizer, prompts)
-
-    def epochs_with(kls, max_kl):
-        """ppo_update where the minibatches report these KLs, one after the other."""
-        left = iter(kls)
-
-        def whole_minibatch(stats):
-            return stats | {"approx_kl": next(left)}
-
-        settings = {"epochs": 3, "minibatch": 2, "max_kl": max_kl, "whole_minibatch": whole_minibatch}
-        return ppo.ppo_update(policy, e, lambda loss: 0.0, **settings)["epochs"]
-
-    assert epochs_with([0.0, 0.0, 0.09] + [0.0] * 6, max_kl=0.04) == 3, "the last minibatch alone is past the bound"
-    assert epochs_with([0.09, 0.09, 0.0] + [0.0] * 6, max_kl=0.04) == 1, "the epoch is past it, its last minibatch not"
+@pytest.mark.parametrize(
+    "first_epoch, epochs", [([0.0, 0.0, 0.09], 3), ([0.09, 0.09, 0.0], 1)], ids=["last minibatch", "mean"]
+)
+def test_the_epochs_stop_by_the_mean_kl_of_an_epoch(policy, collected, first_epoch, epochs):
+    """Where the minibatches report these KLs one after the other, and the bound is 0.04."""
+    kls = iter(first_epoch + [0.0] * 6)
+    stats = ppo.ppo_update(
+        policy, collected(policy), lambda loss: 0.0, epochs=3, minibatch=2, max_kl=0.04,
+        whole_minibatch=lambda stats: stats | {"approx_kl": next(kls)},
+    )  # fmt: skip
+    assert stats["epochs"] == epochs
 
 
-def test_gamma_and_lambda_reach_the_advantages(lm, tokenizer, prompts):
-    _, e = collected(lm, tokenizer, prompts)
-    reward = lambda ids, mask: torch.linspace(-1, 1, len(ids))  # noqa: E731
-    policy, settings = PolicyWithValueHead(lm), dict(beta=0.1, no_eos_score=-3.0, rows_at_once=2, gamma=0.9, lam=0.5)
-    other = ppo.collect_experience(policy, type(lm)(lm.config).eval(), reward, e.rollouts, **settings)
-    expected, _ = ppo.gae(other.rewards, other.values, e.rollouts.response_mask, gamma=0.9, lam=0.5)
-    assert torch.equal(other.advantages, expected) and not torch.equal(other.advantages, e.advantages)
-
-
-def test_without_advantages_only_the_critic_learns(lm, tokenizer, prompts):
+def test_without_advantages_only_the_critic_learns(policy, collected, step_of):
     """What the first updates of notebook 3 do: the policy stays bit for bit where it was."""
-    _, e = collected(lm, tokenizer, prompts)
-    reward_model = RewardModel(copy.deepcopy(lm))
-    kept, policy = copy.deepcopy(reward_model), PolicyWithValueHead(lm, critic=reward_model)
+    e, reward_model = collected(policy), RewardModel(copy.deepcopy(policy.lm))
+    kept, policy = copy.deepcopy(reward_model), PolicyWithValueHead(policy.lm, critic=reward_model)
     before = {name: p.clone() for name, p in policy.named_parameters()}
     e.advantages.zero_()
-    optimizer = torch.optim.Adam(policy.parameter_groups(lr=1e-2, value_lr=1e-2))
-    ppo.ppo_update(policy, e, step_of(optimizer), epochs=2, minibatch=2, max_kl=1e9)
+    of_policy, of_critic = policy.parameter_groups(lr=1e-2, value_lr=1e-2)
+    assert len(of_policy["params"]) == len([*policy.lm.parameters()])
+    step = step_of(torch.optim.Adam([of_policy, of_critic]))
+    ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9)
     moved = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert {"value_head.weight", "value_head.bias"} < moved and not any(name.startswith("lm.") for name in moved)
     assert any(name.startswith("critic.") for name in moved)
@@ -268,46 +208,15 @@ def test_without_advantages_only_the_critic_learns(lm, tokenizer, prompts):
     assert all(same), "the critic is no copy of the reward model"
 
 
-def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(lm, tokenizer, prompts):
+def test_every_pass_of_a_bf16_update_uses_the_weights_of_the_last_step(policy, collected, step_of):
     """autocast keeps its bfloat16 weights while it is open, and it stays open over sampling and update."""
-
-    def updated(cache_enabled):
-        torch.manual_seed(0)
+    results = []
+    for cache_enabled in (True, False):
+        updated = copy.deepcopy(policy)
+        step = step_of(torch.optim.SGD(updated.parameters(), lr=0.01))
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cache_enabled):
-            policy, e = collected(copy.deepcopy(lm), tokenizer, prompts)
-            optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
-            stats = ppo.ppo_update(policy, e, step_of(optimizer), epochs=3, minibatch=2, max_kl=1e9)
-        return stats, policy
-
-    stats, policy = updated(cache_enabled=True)
-    expected_stats, expected = updated(cache_enabled=False)
-    assert stats == expected_stats and stats["ratio_max"] > 1.01 and abs(stats["first_ratio_max"] - 1) < 1e-3
-    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), expected.parameters()))
-
-
-def test_explained_variance():
-    returns, mask = torch.tensor([[1.0, 2, 3, 9]]), torch.tensor([[1, 1, 1, 0]])
-    assert ppo.explained_variance(returns, returns, mask) == 1
-    assert ppo.explained_variance(torch.full_like(returns, 2), returns, mask) == pytest.approx(0)
-
-
-def test_ppo_reaches_the_known_optimum():
-    """pi* proportional to pi_ref exp(r / beta) (arXiv 2305.18290, equation 4), on responses of one token."""
-    ref, reward = torch.tensor([0.3, 0.25, 0.2, 0.15, 0.07, 0.03]), torch.tensor([0.0, 1, -1, 0.5, 2, -0.5])
-    logits, batch = ref.log().requires_grad_(), 512
-    optimizer, mask = torch.optim.Adam([logits], lr=0.05, eps=1e-5), torch.ones(512, 1)
-    torch.manual_seed(0)
-    for update in range(200):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - update / 200)
-        tokens = torch.multinomial(logits.detach().softmax(-1), batch, replacement=True)[:, None]
-        old, ref_logprobs = (ppo.token_logprobs(x.detach().expand(batch, 1, -1), tokens) for x in (logits, ref.log()))
-        rewards = ppo.kl_penalised_rewards(reward[tokens[:, 0]], old, ref_logprobs, mask, beta=1.0)
-        values = torch.zeros(batch, 1)
-        advantages, returns = ppo.gae(rewards, values, mask)
-        for _ in range(4):
-            new = ppo.token_logprobs(logits.expand(batch, 1, -1), tokens)
-            loss, _ = ppo.ppo_loss(new, values, old, values, ppo.whiten(advantages, mask), returns, mask)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    assert (logits.softmax(-1) - (ref.log() + reward).softmax(-1)).abs().sum() / 2 < 0.05
+            stats = ppo.ppo_update(updated, collected(updated), step, epochs=3, minibatch=2, max_kl=1e9)
+        results.append((stats, [*updated.parameters()]))
+    (stats, weights), (expected_stats, expected) = results
+    assert stats == expected_stats and stats["ratio_max"] > 1.01
+    assert all(torch.equal(a, b) for a, b in zip(weights, expected))
