@@ -20,9 +20,7 @@ def mentions(input_ids, attention_mask):
 
 
 @pytest.fixture
-def preset(monkeypatch):
-    for name in ("SEED", "MODEL", "DATASET", "ARTIFACTS"):
-        monkeypatch.delenv(f"RLHF_{name}", raising=False)
+def preset():
     small = {"ppo_batch": 60, "ppo_minibatch": 30, "ppo_new_tokens": 8, "ppo_critic_updates": 0}
     small["ppo_value_coef"] = 0.1  # these policies have no critic of their own: the trunk feels the value loss
     return replace(load_preset("tiny"), **small, ppo_beta=0.0, ppo_no_eos_score=-1.0)
@@ -43,11 +41,9 @@ def new_run(lm, tmp_path):
 def align(lm, tokenizer, prompts):
     """Trains the policy of a run by the loop of beyond/."""
     reference = freeze(copy.deepcopy(lm))
-
-    def align(run, preset, reward):
-        loops.align(run, preset, run.model, reference, reward, lambda update: prompts * 12, tokenizer)
-
-    return align
+    return lambda run, preset, reward: loops.align(
+        run, preset, run.model, reference, reward, lambda update: prompts * 12, tokenizer
+    )
 
 
 def test_a_healthy_run_is_left_alone(new_run, align, preset, capsys):

@@ -16,9 +16,7 @@ ROWS = [[1, 2, 3, 0], [4, 5, 0], [6, 7, 8, 9, 0], [10, 0]]
 
 
 @pytest.fixture
-def preset(monkeypatch):
-    for name in ("SEED", "MODEL", "DATASET", "ARTIFACTS"):
-        monkeypatch.delenv(f"RLHF_{name}", raising=False)
+def preset():
     small = {"ppo_batch": 5, "ppo_minibatch": 2, "ppo_new_tokens": 6, "ppo_critic_updates": 1}
     return replace(load_preset("tiny"), **small)
 
@@ -93,10 +91,14 @@ def test_align(lm, tokenizer, preset, prompts, reward_model, tmp_path):
     assert ours.metrics[shared].equals(theirs.metrics[shared])
 
 
-def test_normalised_rewards_have_mean_0_and_standard_deviation_1(lm, tokenizer, preset, prompts, reward_model):
+def test_rewards_have_mean_0_and_standard_deviation_1_in_their_precision(lm, tokenizer, preset, prompts, reward_model):
+    preset = replace(preset, precision="bf16")
     samples = [sample_rollouts(lm, prompts, tokenizer, 6) for _ in range(3)]
     reward = loops.normalised(reward_model, samples, preset)
-    scored = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
-    assert scored.mean().abs() < 1e-5 and (scored.std() - 1).abs() < 1e-5
+    outside = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
+    with training.autocast(preset):
+        inside = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
+    assert torch.equal(inside, outside)
+    assert inside.mean().abs() < 1e-5 and (inside.std() - 1).abs() < 1e-5
     with pytest.raises(ValueError, match="all alike"):
         loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), samples, preset)

@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf_helpers import models, ppo, presets
-from rlhf_helpers.beyond.loops import normalised
-from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze, load_lm, same_on_cpu
+from rlhf_helpers.models import PolicyWithValueHead, freeze, load_lm, same_on_cpu
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 
@@ -44,64 +45,47 @@ def test_heads_do_not_round(shifted, tokenizer, prompts):
     assert (rounded.log_softmax(-1) - exact.log_softmax(-1)).abs().max() > 0.05, "the test's logits are too small"
 
 
-def test_the_first_ratio_is_1_in_bfloat16(shifted, tokenizer, prompts):
+def test_attention_does_not_round_on_a_cpu(shifted):
+    seen = []
+
+    def attention(module, query, key, *args, **kwargs):
+        seen.append(key.dtype)
+        return sdpa_attention_forward(module, query, key, *args, **kwargs)
+
+    with patch.object(models, "sdpa_attention_forward", attention), bf16():
+        shifted(input_ids=torch.tensor([[1, 2, 3]]))
+    assert seen == [torch.float32] * 2
+
+
+def test_the_first_ratio_is_1_in_bfloat16(shifted, prompts, collected, step_of):
     """Rows are scored in the groups in which the first epoch takes them, so rounding is the same in both."""
     policy, reference = PolicyWithValueHead(shifted), freeze(copy.deepcopy(shifted))
-    seen = []
+    step, seen = step_of(torch.optim.SGD(policy.parameters(), lr=1e-2)), []
     for _ in range(5):
         with bf16():  # one for each update: it keeps the bfloat16 weights that it made
-            rollouts = sample_rollouts(policy, prompts * 3, tokenizer, 8)
-            e = ppo.collect_experience(
-                policy, reference, lambda ids, mask: ids.sum(1).float() / 20, rollouts,
-                beta=0.1, no_eos_score=-1.0, rows_at_once=6,
-            )  # fmt: skip
-            optimizer = torch.optim.SGD(policy.parameters(), lr=1e-2)
-
-            def step(loss, optimizer=optimizer):
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                return 0.0
-
+            e = collected(policy, prompts * 3, reference, rows_at_once=6)
             stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=6, max_kl=1e9)
-            seen.append(stats["first_ratio_max"])
-            recorded, real = rollouts.logprobs, rollouts.response_mask == 1
-            assert (recorded - e.logprobs)[real].abs().max() < 0.2
+        seen.append(stats["first_ratio_max"])
+        real = e.rollouts.response_mask == 1
+        assert (e.rollouts.logprobs - e.logprobs)[real].abs().max() < 0.2
     assert max(abs(ratio - 1) for ratio in seen) < 1e-4
     assert stats["ratio_max"] > 1 + 1e-4, "nothing was learnt: the ratio had no chance to move"
 
 
-def test_the_scale_of_rewards_is_that_of_their_precision(lm, tokenizer, prompts):
-    reward_model = freeze(RewardModel(lm))
-    torch.nn.init.normal_(reward_model.model.score.weight)
-    samples = [sample_rollouts(lm, prompts, tokenizer, 6) for _ in range(3)]
-    reward = normalised(reward_model, samples, replace(load_preset("tiny"), precision="bf16"))
-    outside = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
-    with bf16():
-        inside = torch.cat([reward(part.input_ids, part.attention_mask) for part in samples])
-    assert torch.equal(inside, outside)
-    assert inside.mean().abs() < 1e-5 and (inside.std() - 1).abs() < 1e-5
-
-
-def test_an_honest_device_is_kept(lm, capsys):
-    assert same_on_cpu(lm, "cpu") and not capsys.readouterr().out
-
-
 def test_a_device_that_lies_is_not_used(lm, capsys, monkeypatch):
     """The model that was moved to the device attends to one word too few, as a broken kernel might."""
+    assert same_on_cpu(lm, "cpu") and not capsys.readouterr().out, "an honest device is not used"
     true = models.hidden_states
-    calls = []
 
-    def lying(model, ids, mask=None, **kwargs):
-        calls.append(1)
-        return true(model, ids, mask, **kwargs) if len(calls) == 1 else true(model, ids.roll(1, 1), mask, **kwargs)
+    def lying(model, ids, mask):
+        return true(model, ids if model is lm else ids.roll(1, 1), mask)
 
     monkeypatch.setattr(models, "hidden_states", lying)
     assert not same_on_cpu(lm, "cpu")
     assert "nats from the CPU's" in capsys.readouterr().out
 
 
-def test_a_preset_goes_on_with_the_cpu(lm, monkeypatch, capsys):
+def test_a_preset_goes_on_with_the_cpu(lm, monkeypatch):
     preset = replace(load_preset("tiny"), precision="bf16", device="mps")
     monkeypatch.setattr(models, "same_on_cpu", lambda lm, device: device != "mps")
     checked = preset.on_checked_device(lm)
