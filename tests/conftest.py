@@ -1,5 +1,6 @@
-"""What every test can afford: a small model, a tokenizer, prompts, and no variables of the caller's."""
+"""What every test can afford: a small model, a tokenizer, prompts, data, and no variables of the caller's."""
 
+import json
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -47,6 +48,20 @@ def lm():
 def prompts():
     """Ragged on purpose."""
     return [[1, 2], [1, 3, 4, 6], [15], [16, 4, 8, 6, 9, 1, 2], [2, 4]]
+
+
+@pytest.fixture
+def data_set(tmp_path, monkeypatch):
+    """Writes rows, or bytes, as one split of a data set; its folder."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def data_set(rows, split="train"):
+        content = rows if isinstance(rows, bytes) else "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / f"{split}.jsonl").write_bytes(content)
+        return str(tmp_path / "set")
+
+    return data_set
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""models.py and rollouts.py on one model: padding, heads, saving, where responses end. All families: test_architectures."""
+"""models.py and rollouts.py on one model: padding, heads, saving, ends. All families: test_architectures."""
 
 from unittest.mock import patch
 
