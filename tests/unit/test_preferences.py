@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf_helpers import ppo
 from rlhf_helpers.beyond import preferences
+from rlhf_helpers.data import encode
 from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.tiny import dialogues, posts
@@ -41,26 +42,18 @@ def test_response_loss_equals_transformers_own(lm):
 
 
 def test_dpo_loss_equals_trls(lm, tokenizer, tmp_path):
-    """The whole of TRL's loss on a batch, from token ids on, against ours on the same."""
+    """From text on: TRL's tokens, batch and loss against ours."""
     trl = pytest.importorskip("trl", reason="TRL is not installed")
-    prompts, chosen, rejected = [[1, 2], [3, 4, 6]], [[5, 9, 0], [8, 0]], [[7, 0], [9, 9, 3, 0]]
+    rows = [("the film", " is good", " is dull and bad"), ("it is not a plot", " , but bright", " .")]
+    rows = Dataset.from_list([dict(zip(("prompt", "chosen", "rejected"), row)) for row in rows])
     reference = type(lm)(lm.config).eval()
     arguments = trl.DPOConfig(output_dir=str(tmp_path), beta=0.3, report_to=[], use_cpu=True, bf16=False)
-    rows = Dataset.from_list([{"prompt": "the", "chosen": " film", "rejected": " plot"}] * 2)
     trainer = trl.DPOTrainer(lm, reference, arguments, train_dataset=rows, processing_class=tokenizer)
-    lm.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = trainer._compute_loss(lm.eval(), batch, return_outputs=False)
 
-    width = max(len(p) + len(r) for p, r in zip(prompts * 2, chosen + rejected))
-    batch = {
-        name: torch.zeros(4, width, dtype=torch.long) for name in ("input_ids", "attention_mask", "completion_mask")
-    }
-    for i, (p, r) in enumerate(zip(prompts * 2, chosen + rejected)):
-        batch["input_ids"][i, : len(p + r)] = torch.tensor(p + r)
-        batch["attention_mask"][i, : len(p + r)] = 1
-        batch["completion_mask"][i, len(p) : len(p + r)] = 1
-    expected = trainer._compute_loss(trainer.model, batch, return_outputs=False)
-
-    sides = [preferences.given_responses(prompts, side, 0) for side in (chosen, rejected)]
+    prompts = encode(rows["prompt"], tokenizer, end=False)
+    sides = [preferences.given_responses(prompts, encode(rows[x], tokenizer), 0) for x in ("chosen", "rejected")]
     logprobs = [response_logprob(model, side) for model in (lm, reference) for side in sides]
     loss, _ = preferences.dpo_loss(*logprobs, beta=0.3)
     assert torch.isclose(loss, expected, atol=1e-5)
@@ -84,15 +77,12 @@ def test_rloo_leaves_one_out(r):
     assert torch.allclose(advantages, torch.tensor(expected + [10 * x for x in expected]), atol=1e-3)
 
 
-def test_rloo_leaves_the_value_head_alone(lm, tokenizer, prompts):
-    from test_ppo import collected, step_of
-
-    policy, e = collected(lm, tokenizer, [prompt for prompt in prompts for _ in "ab"])
-    e = preferences.rloo(e, k=2)
+def test_rloo_leaves_the_value_head_alone(policy, prompts, collected, step_of):
+    e = preferences.rloo(collected(policy, [prompt for prompt in prompts for _ in "ab"]), k=2)
     assert torch.allclose(e.advantages[::2, 0], -e.advantages[1::2, 0], atol=1e-5), "two responses, one advantage"
     weights = policy.value_head.weight.clone(), policy.lm.transformer.wte.weight.clone()
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
-    ppo.ppo_update(policy, e, step_of(optimizer), epochs=1, minibatch=4, max_kl=1e9, value_coef=0.0)
+    step = step_of(torch.optim.SGD(policy.parameters(), lr=0.1))
+    ppo.ppo_update(policy, e, step, epochs=1, minibatch=4, max_kl=1e9, value_coef=0.0)
     assert torch.equal(policy.value_head.weight, weights[0])
     assert not torch.equal(policy.lm.transformer.wte.weight, weights[1])
 
