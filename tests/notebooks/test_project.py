@@ -68,12 +68,14 @@ def notebook_of(tmp_path, *sources):
     return tmp_path / "toy.ipynb"
 
 
-def test_runner_streams_and_keeps_the_copy(tmp_path, capsys):
-    execute(notebook_of(tmp_path, "print('hello')", "1 + 1"), tmp_path / "out" / "toy.ipynb")
+def test_runner_streams_and_keeps_text_and_pictures(tmp_path, capsys):
+    html = "display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
+    execute(notebook_of(tmp_path, "print('hello')", html), tmp_path / "out" / "toy.ipynb")
     printed = capsys.readouterr().out
     assert "A section" in printed and "hello" in printed and "done in" in printed
     code = [c for c in nbformat.read(tmp_path / "out" / "toy.ipynb", 4).cells if c.cell_type == "code"]
     assert [c.execution_count for c in code] == [1, 2] and not any("execution" in c.metadata for c in code)
+    assert code[1].outputs[0].data == {"text/plain": "x"}
 
 
 def test_runner_names_section_and_error(tmp_path):
@@ -91,13 +93,6 @@ def test_runner_says_that_the_kernel_died(tmp_path):
     path = notebook_of(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(SystemExit, match=r"the kernel died in section 'A section'"):
         execute(path, tmp_path / "out.ipynb")
-
-
-def test_runner_keeps_text_and_pictures_only(tmp_path):
-    source = "display({'text/plain': 'x', 'text/html': '<b>x</b>'}, raw=True)"
-    execute(notebook_of(tmp_path, source), tmp_path / "out.ipynb")
-    (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
-    assert output.data == {"text/plain": "x"}
 
 
 def run_main(monkeypatch, folder, *arguments):

@@ -57,8 +57,8 @@ def test_each_row_has_one_supervised_end(tokenizer):
     assert data.encode(["the film is good"], tokenizer, end=False) == [rows[0][:-1]]
 
 
-SCRIPTS = ["naïve фильм !", "فيلم 电影很好。", "e\u0301\u0301", "👩\u200d👩\u200d👧", "\u202egnik\u202c", "\0\x1b[31m\x7f"]
-SCRIPTS += ["a <|endoftext|> b", "\n\t\r\n .", "a" * 300]
+SCRIPTS = ["naïve фильм !", "فيلم 电影很好。", "e\u0301\u0301", "👩\u200d👩\u200d👧", "\u202egnik\u202c"]
+SCRIPTS += ["\0\x1b[31m\x7f", "a <|endoftext|> b", "\n\t\r\n .", "a" * 300]
 TEXT = st.sampled_from(SCRIPTS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
