@@ -1,12 +1,8 @@
-"""Nothing is lost: a training that is killed, or stopped by hand, ends with the bits of one that never was."""
+"""Nothing is lost: a training that is killed again and again ends with the bits of one that never was."""
 
-import multiprocessing
-import os
 import random
 import signal
 import time
-from multiprocessing import forkserver
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,22 +10,14 @@ import torch
 import trainings
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture(scope="module")
-def start():
-    """Starts a training in a fork of a process that has imported everything and computed nothing: milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainings"])
-    with pytest.MonkeyPatch.context() as patch:  # Python 3.11 does not hand sys.path to it
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "slow")]))
-        forkserver.ensure_running()
-    step = context.RawValue("i", -1)
+@pytest.fixture
+def start(forks):
+    step = forks.RawValue("i", -1)
 
     def start(stage, folder):
         step.value = -1
-        process = context.Process(target=trainings.train_in_a_process, args=(stage, folder, step), daemon=True)
+        process = forks.Process(target=trainings.train, args=(stage, folder, step), daemon=True)
         process.start()
         return process, step
 
@@ -43,18 +31,13 @@ def left_by(folder):
     return weights, metrics.drop(columns=["seconds", "tokens_per_second"], errors="ignore")
 
 
-def same(one, two):
-    (weights, rows), (others, other_rows) = left_by(one), left_by(two)
-    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
-    pd.testing.assert_frame_equal(rows, other_rows, check_exact=True)
-
-
 @pytest.mark.parametrize("stage", trainings.STEPS)
 def test_killed_at_random_moments_it_ends_with_the_same_bits(stage, start, tmp_path):
     process, step = start(stage, tmp_path / "never stopped")
     process.join(120)
     last = trainings.STEPS[stage] - 1
     assert process.exitcode == 0 and step.value == last
+    expected, rows = left_by(tmp_path / "never stopped")
     usual = pd.read_csv(tmp_path / "never stopped" / "metrics.csv")["seconds"].median()
     moments, tries, killed_at = random.Random(stage), 20, []
     for i in range(tries):
@@ -73,25 +56,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(stage, start, tmp_p
     process, _ = start(stage, tmp_path / "killed")
     process.join(120)
     assert process.exitcode == 0
-    same(tmp_path / "never stopped", tmp_path / "killed")
-
-
-@pytest.mark.parametrize("stage", trainings.STEPS)
-def test_stopped_by_hand_and_run_again_in_the_same_kernel(stage, tmp_path, capsys):
-    """The stop button raises KeyboardInterrupt in a cell; the cells are then run again, the model made anew."""
-    trainings.train(stage, tmp_path / "never stopped", lambda step: None)
-    for stop in (1, 7, 8, 25):
-
-        def at_step(step, stop=stop):
-            if step == stop:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            trainings.train(stage, tmp_path / "stopped", at_step)
-    run = trainings.train(stage, tmp_path / "stopped", lambda step: None)
-    same(tmp_path / "never stopped", tmp_path / "stopped")
-    assert "continuing" in capsys.readouterr().out
-
-    before = [p.clone() for p in run.model.parameters()]
-    again = trainings.train(stage, tmp_path / "stopped", lambda step: pytest.fail("a finished run was trained again"))
-    assert all(torch.equal(a, b) for a, b in zip(before, again.model.parameters()))
+    weights, killed_rows = left_by(tmp_path / "killed")
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
+    pd.testing.assert_frame_equal(killed_rows, rows, check_exact=True)

@@ -1,56 +1,195 @@
-"""Two CPU processes do what one does; what is offloaded says what it said before."""
+"""Two CPU processes do what one does. Each function that takes a folder runs in both of them."""
 
 import copy
 import os
-import subprocess
-import sys
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing import start_processes
+from trainings import Tokenizer, small_lm
 
-accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install -e .[beyond]")
-
-from parallel_worker import FUNCTIONS, new_policy, new_run
-
-from rlhf_helpers.models import RewardModel, freeze
-from rlhf_helpers.rollouts import response_outputs, sample_rollouts
-
-HERE = Path(__file__).parent
+from rlhf_helpers import ppo
+from rlhf_helpers.beyond.parallel import ParallelRun
+from rlhf_helpers.models import PolicyWithValueHead, freeze
+from rlhf_helpers.rollouts import sample_rollouts
+from rlhf_helpers.training import Run, full_tensor, linear_schedule
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_two_processes(function, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         HERE / "parallel_worker.py", function, tmp_path],
-        capture_output=True, text=True, timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
+@pytest.fixture
+def in_two_processes(forks, tmp_path):
+    return lambda function: start_processes(join_and_run, (function, tmp_path), nprocs=2, start_method="forkserver")
+
+
+def join_and_run(rank, function, folder):
+    torch.set_num_threads(1)
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost"}
+    group = {"init_method": f"file://{folder / 'group'}", "rank": rank, "world_size": 2}
+    distributed.init_process_group("gloo", timeout=timedelta(minutes=3), **group)
+    function(folder)
+    distributed.destroy_process_group()
+
+
+class Sharding(Accelerator):
+    """Does on the CPU, where accelerate doesn't, what FSDP's configuration makes it do on GPUs."""
+
+    distributed_type = DistributedType.FSDP
+
+    def prepare(self, model, optimizer):
+        for block in model.policy.lm.transformer.h:
+            fully_shard(block)
+        fully_shard(model)
+        return model, type(optimizer)(model.parameters(), lr=optimizer.defaults["lr"])
+
+
+def new_run(accelerator, folder, seed=0):
+    policy = PolicyWithValueHead(small_lm(seed))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    run = ParallelRun(accelerator, folder, policy, optimizer, steps=4, seed=0, settings={})
+    run.row = {"step": 0}
+    return run
+
+
+def experience_of(run):
+    """Collected by both processes from prompts of their own, of other lengths."""
+    rank = run.accelerator.process_index
+    prompts = [[1 + (i + rank) % 20] * (1 + i + 2 * rank) for i in range(4)]
+    torch.manual_seed(100 + rank)
+    rollouts = sample_rollouts(run.sampler, prompts, Tokenizer, 5 + 2 * rank)
+    e = ppo.collect_experience(
+        run.sampler, freeze(small_lm(1)), lambda ids, mask: (ids * mask).sum(1) / 100, rollouts,
+        beta=0.1, no_eos_score=-1.0, rows_at_once=4,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    if function == "two_save_and_one_resumes":
-        policy = new_policy(7)
-        run = new_run(accelerate.Accelerator(cpu=True), tmp_path, policy)
-        steps, expected = iter(run), torch.load(tmp_path / "expected.pt", weights_only=True)
-        assert next(steps) == 2 and len(run.history) == 2
-        assert torch.equal(torch.cat([p.detach().flatten() for p in policy.parameters()]), expected)
-        steps.close()
+    return run.gather(e)
 
 
-def test_rows_that_cannot_be_shared_are_refused(tokenizer, prompts, tmp_path):
-    policy = new_policy()
-    run = new_run(accelerate.Accelerator(cpu=True), tmp_path, policy)
+def train(run, steps):
+    for step in run:
+        if step == steps:
+            break
+        settings = {"epochs": 2, "minibatch": 4, "max_kl": 1e9, "outputs": run.outputs}
+        run.log(**ppo.ppo_update(run.sampler, experience_of(run), run.step, **settings))
+
+
+def averaged_gradient_is_that_of_one_process(folder, make=Accelerator):
+    accelerator, alone = make(cpu=True), PolicyWithValueHead(small_lm())
+    run = new_run(accelerator, folder)
+    e = experience_of(run)
+    assert len(e.rollouts) == 8 and e.rollouts.response_mask.sum(1).unique().numel() > 1
+    tokens = accelerator.gather(e.rollouts.response_ids)
+    assert torch.equal(tokens[:8], tokens[8:]), "the processes hold different experience"
+    settings = {"epochs": 1, "minibatch": 8, "max_kl": 1e9}
+    ppo.ppo_update(alone, e, lambda loss: loss.backward() or 0.0, **settings)
+    step = lambda loss: (loss * run.weight).backward() or 0.0  # noqa: E731
+    ppo.ppo_update(run.model, e, step, outputs=run.outputs, **settings)
+    assert float(run.weight) != 1.0, "the test needs processes with different numbers of tokens"
+    for (name, p), q in zip(run.model.named_parameters(), alone.parameters()):
+        assert torch.allclose(full_tensor(p.grad), q.grad, atol=1e-6), name
+    assert any(q.grad.abs().max() > 1e-4 for q in alone.parameters())
+
+
+def sharded_gradient_is_that_of_one_process(folder):
+    averaged_gradient_is_that_of_one_process(folder, Sharding)
+
+
+def the_early_stop_is_agreed_on(folder):
+    """One process sees rows that the policy has left far behind, the other rows where it has not moved."""
+    accelerator = Accelerator(cpu=True)
+    run = new_run(accelerator, folder)
+    e = experience_of(run)
+    e.logprobs[::2] -= 0.6  # the share of the first process: every second row
+    shares = []
+
+    def whole_minibatch(stats):
+        shares.append(stats["approx_kl"])
+        return run.whole_minibatch(stats)
+
+    def update(epochs, max_kl):
+        settings = {"epochs": epochs, "minibatch": 8, "max_kl": max_kl, "whole_minibatch": whole_minibatch}
+        stats = ppo.ppo_update(run.model, e, lambda loss: 0.0, outputs=run.outputs, **settings)
+        both = accelerator.gather(torch.tensor([[*stats.values()]], dtype=torch.float64))
+        assert torch.equal(both[0], both[1]), "the processes log different figures"
+        return stats
+
+    whole = update(epochs=1, max_kl=1e9)["approx_kl"]
+    first, second = accelerator.gather(torch.tensor([shares[0]]))
+    assert first > 1.1 * whole and second < 0.9 * whole, "they would agree anyway"
+    assert update(epochs=3, max_kl=0.9 * whole)["epochs"] == 1, "the second process alone would go on"
+    assert update(epochs=2, max_kl=1.1 * whole)["epochs"] == 2, "the first process alone would stop"
+
+
+def a_sharded_policy_samples_with_its_new_weights(folder):
+    run = new_run(Sharding(cpu=True), folder)
+    start = copy.deepcopy(run.sampler)
+    train(run, 4)
+    run.save_policy()
+    distributed.barrier()
+    saved = PolicyWithValueHead.from_pretrained(folder)
+    for p, q, old in zip(run.model.parameters(), saved.parameters(), start.parameters()):
+        assert torch.equal(full_tensor(p), q) and not torch.equal(q, old)
+
+
+def a_sharded_model_is_saved_whole(folder):
+    rank = distributed.get_rank()
+    torch.manual_seed(0)
+    alone, x = torch.nn.Linear(6, 4), torch.randn(8, 6)
+    sharded, again = fully_shard(copy.deepcopy(alone)), fully_shard(torch.nn.Linear(6, 4))
+
+    def steps(model, folder, n, main):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        run = Run(folder, model, optimizer, linear_schedule(optimizer, 4), steps=4, seed=0, settings={}, main=main)
+        for step in run:
+            if step == n:
+                break
+            run.step(model(x).square().mean())
+            run.scheduler.step()
+
+    steps(alone, folder / f"alone-{rank}", 4, True)
+    steps(sharded, folder / "sharded", 2, rank == 0)
+    distributed.barrier()
+    steps(again, folder / "sharded", 4, rank == 0)
+    for p, q in zip(again.parameters(), alone.parameters()):
+        assert torch.allclose(p.full_tensor(), q, atol=1e-6)
+
+
+FUNCTIONS = [
+    averaged_gradient_is_that_of_one_process, sharded_gradient_is_that_of_one_process, the_early_stop_is_agreed_on,
+    a_sharded_policy_samples_with_its_new_weights, a_sharded_model_is_saved_whole,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_in_two_processes(function, in_two_processes):
+    in_two_processes(function)
+
+
+def two_steps(folder):
+    accelerator = Accelerator(cpu=True)
+    run = new_run(accelerator, folder)
+    train(run, 2)
+    weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    both = accelerator.gather(weights).view(2, -1)
+    assert torch.equal(both[0], both[1]), "the processes drifted apart"
+    if run.main:
+        torch.save(weights, folder / "expected.pt")
+
+
+def test_what_two_saved_one_resumes(in_two_processes, tmp_path):
+    in_two_processes(two_steps)
+    run = new_run(Accelerator(cpu=True), tmp_path, seed=7)
+    steps = iter(run)
+    assert next(steps) == 2 and len(run.history) == 2
+    weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    assert torch.equal(weights, torch.load(tmp_path / "expected.pt", weights_only=True))
+    steps.close()
+
+
+def test_rows_that_cannot_be_shared_are_refused(policy, tokenizer, prompts, tmp_path):
+    run = new_run(Accelerator(cpu=True), tmp_path)
     run.accelerator = type("Three", (), {"num_processes": 3, "process_index": 0})
     with pytest.raises(ValueError, match="5 rows can't be shared by 3"):
         run.outputs(policy, sample_rollouts(policy, prompts, tokenizer, 4))
-
-
-def test_what_is_offloaded_says_what_it_said_before(lm, tokenizer, prompts):
-    reference, reward_model = freeze(lm), freeze(RewardModel(copy.deepcopy(lm)))
-    torch.nn.init.normal_(reward_model.model.score.weight)
-    batch = sample_rollouts(reference, prompts, tokenizer, 6)
-    logits, scores = response_outputs(reference, batch)[0], reward_model(batch.input_ids, batch.attention_mask)
-    reference, reward_model = (accelerate.cpu_offload(m, torch.device("cpu")) for m in (reference, reward_model))
-    assert all(p.device.type == "meta" for p in reference.parameters())
-    assert torch.equal(response_outputs(reference, batch)[0], logits)
-    assert torch.equal(reward_model(batch.input_ids, batch.attention_mask), scores)

@@ -1,4 +1,4 @@
-"""The playground behind its page: what is typed, what is computed. The page itself: browser/test_playground_page.py."""
+"""The playground behind its page: what is typed, what is computed. The page itself: browser/test_pages.py."""
 
 import playground
 import pytest
@@ -6,7 +6,6 @@ import torch
 import untrained
 
 from rlhf_helpers import judges, rollouts
-from rlhf_helpers.plots import BLUE, ORANGE
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +13,8 @@ def play(tmp_path_factory):
     return playground.load(untrained.make(tmp_path_factory.mktemp("artifacts")))
 
 
-def test_each_token_has_the_reward_of_its_prefix(play):
+def test_each_token_has_the_reward_of_its_prefix(play, monkeypatch):
+    monkeypatch.setitem(judges.JUDGES, "grammar", lambda texts: [len(text) % 2 for text in texts])
     prompt, end = playground.read_prompt("it is a", play), play.tokenizer.eos_token_id
     results = playground.complete(play, prompt, seed=1)
     assert list(results) == ["base", "SFT", "PPO"] and len({r["text"] for r in results.values()}) == 3
@@ -30,28 +30,9 @@ def test_each_token_has_the_reward_of_its_prefix(play):
             assert score == pytest.approx(play.reward(prefix, torch.ones_like(prefix)).item(), abs=1e-3)
         whole = play.reward(rollout.input_ids, rollout.attention_mask).item()
         assert result["score"] == pytest.approx(whole, abs=1e-3)
+        assert result["verdict"] == ("positive" if len(result["text"]) % 2 else "not positive")
+    assert len({result["verdict"] for result in results.values()}) == 2
     assert len({round(score, 2) for _, score in results["SFT"]["tokens"]}) > 1
-
-
-def test_the_same_seed_gives_the_same_text(play):
-    prompt = playground.read_prompt("the film", play)
-    once = playground.complete(play, prompt, seed=3)
-    torch.manual_seed(6)
-    assert playground.complete(play, prompt, seed=3) == once
-    assert playground.complete(play, prompt, seed=4)["SFT"]["text"] != once["SFT"]["text"]
-
-
-def test_the_judge_of_the_preset_reads_prompt_and_response(play, monkeypatch):
-    asked = []
-
-    def judge(texts):
-        asked.extend(texts)
-        return [len(asked) % 2]
-
-    monkeypatch.setitem(judges.JUDGES, "grammar", judge)
-    results = playground.complete(play, playground.read_prompt("the film", play), seed=0)
-    assert asked == [r["text"] for r in results.values()]
-    assert [r["verdict"] for r in results.values()] == ["positive", "not positive", "positive"]
 
 
 @pytest.mark.parametrize("text, says", [
@@ -65,29 +46,12 @@ def test_what_cannot_be_a_prompt(play, text, says):
         playground.read_prompt(text, play)
 
 
-@pytest.mark.parametrize("text", ["<|endoftext|>", "<img src=x onerror=alert(1)>", "été 电影 🎬"])
-def test_what_is_typed_is_text(play, text):
-    ids = playground.read_prompt(f"  {text} ", play)
-    assert play.tokenizer.eos_token_id not in ids and play.tokenizer.decode(ids).strip() == text
-    assert playground.complete(play, ids, seed=0)["base"]["text"].startswith(text)
+def test_what_is_typed_is_text(play):
+    ids = playground.read_prompt(" <|endoftext|> été 🎬 ", play)
+    assert play.tokenizer.eos_token_id not in ids and play.tokenizer.decode(ids).strip() == "<|endoftext|> été 🎬"
 
 
-@pytest.mark.parametrize("value", [None, -1, 0.5, 2**31, float("nan")])
+@pytest.mark.parametrize("value", [None, -1, 0.5])
 def test_what_cannot_be_a_seed(value):
     with pytest.raises(ValueError, match="whole number from 0 to 2147483647"):
         playground.read_seed(value)
-
-
-def test_colours_diverge_around_zero():
-    assert playground.colour(1).startswith(BLUE) and playground.colour(-1).startswith(ORANGE)
-    depth = [int(playground.colour(score)[-2:], 16) for score in (-9, -2, -1, 0, 1, 2, 9)]
-    assert depth == depth[::-1] and 0 == depth[3] < depth[4] < depth[5] == depth[6] == 0x99
-
-
-def test_a_missing_model_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(playground, "find_spec", lambda name: True)
-    monkeypatch.setattr(playground, "serve", lambda play: pytest.fail("it served"))
-    monkeypatch.setenv("RLHF_PRESET", "tiny")
-    monkeypatch.setenv("RLHF_ARTIFACTS", str(tmp_path))
-    with pytest.raises(SystemExit, match="holds no finished model. Run '1-SFT.ipynb' first"):
-        playground.main()

@@ -1,4 +1,4 @@
-"""The three trainings of the series, small, in the loops of the notebooks: what `test_nothing_lost.py` stops."""
+"""The three trainings of the series, small, in the loops of the notebooks: what `test_nothing_lost.py` kills."""
 
 import io
 import random
@@ -30,8 +30,8 @@ class Tokenizer:
     pad_token_id = eos_token_id = 0
 
 
-def small_lm() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
+def small_lm(seed: int = 0) -> GPT2LMHeadModel:
+    torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=50, n_positions=32, n_embd=64, n_layer=2, n_head=2, initializer_range=0.2,
         bos_token_id=0, eos_token_id=0,
@@ -45,27 +45,29 @@ def run_of(folder: Path, stage: str, model: torch.nn.Module) -> Run:
     return Run(folder, model, optimizer, scheduler, steps=steps, seed=1, settings=settings, checkpoints=steps // 2)
 
 
-def train(stage: str, folder: Path, at_step) -> Run:
-    """Runs a training to its end, or on to its end; `at_step(step)` is called in each step."""
+def train(stage: str, folder: Path, reached) -> None:
+    """Runs a training to its end, or on to its end, in a process of its own; `reached.value` is its step."""
+    torch.set_num_threads(1)
+    sys.stdout = io.StringIO()  # many of them are started
     lm = small_lm()
     if stage == "policy":
         reference, reward_model = freeze(small_lm()), freeze(RewardModel(lm))
         torch.nn.init.normal_(reward_model.model.score.weight)
         policy = PolicyWithValueHead(lm)
-        run = run_of(folder, stage, policy)
 
         def prompts_of(update):
-            at_step(update)
+            reached.value = update
             return data.sample_prompts(ROWS, PRESET.ppo_batch, (2, 4), seed=update)
 
+        run = run_of(folder, stage, policy)
         loops.align(run, PRESET, policy, reference, reward_model, prompts_of, Tokenizer)
-        return run
+        return
 
     model = RewardModel(lm) if stage == "reward_model" else lm  # with dropout: random numbers must come back as well
     run = run_of(folder, stage, model)
 
     def loss_of(batch):
-        at_step(run.row["step"])
+        reached.value = run.row["step"]
         ids, mask = data.pad([ROWS[i] for i in batch], 0)
         if stage == "sft":
             return lm(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss, {}
@@ -73,11 +75,3 @@ def train(stage: str, folder: Path, at_step) -> Run:
 
     batches = data.length_bucketed([len(row) for row in ROWS], 4, seed=0)
     loops.fit(run, PRESET, batches, loss_of, lambda: {"weight": next(run.model.parameters()).sum().item()})
-    return run
-
-
-def train_in_a_process(stage: str, folder: Path, step) -> None:
-    """`step.value` says how far it is."""
-    torch.set_num_threads(1)
-    sys.stdout = io.StringIO()  # many of them are started
-    train(stage, folder, lambda reached: setattr(step, "value", reached))

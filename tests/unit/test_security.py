@@ -1,4 +1,4 @@
-"""Nobody gets in: pickles and a repository's code never run, whatever is loaded. Tokens: test_hub.py. Our code: ruff."""
+"""Nobody gets in: pickles and a repository's code never run, whatever is loaded. Tokens: slow/test_hub.py."""
 
 import json
 import pickle
