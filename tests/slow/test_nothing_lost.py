@@ -24,11 +24,13 @@ def start(forks):
     return start
 
 
-def left_by(folder):
-    """Weights and optimiser state, and metrics without what a clock measured."""
-    metrics = pd.read_csv(folder / "metrics.csv", float_precision="round_trip")
-    weights = load_file(folder / "checkpoint.safetensors")
-    return weights, metrics.drop(columns=["seconds", "tokens_per_second"], errors="ignore")
+def same(one, two):
+    """Weights, optimiser state and metrics, but for what a clock measured."""
+    weights, others = (load_file(folder / "checkpoint.safetensors") for folder in (one, two))
+    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    rows = [pd.read_csv(folder / "metrics.csv", float_precision="round_trip") for folder in (one, two)]
+    clock = ["seconds", "tokens_per_second"]
+    pd.testing.assert_frame_equal(*(x.drop(columns=clock, errors="ignore") for x in rows), check_exact=True)
 
 
 @pytest.mark.parametrize("stage", trainings.STEPS)
@@ -37,7 +39,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(stage, start, tmp_p
     process.join(120)
     last = trainings.STEPS[stage] - 1
     assert process.exitcode == 0 and step.value == last
-    expected, rows = left_by(tmp_path / "never stopped")
     usual = pd.read_csv(tmp_path / "never stopped" / "metrics.csv")["seconds"].median()
     moments, tries, killed_at = random.Random(stage), 20, []
     for i in range(tries):
@@ -56,6 +57,4 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(stage, start, tmp_p
     process, _ = start(stage, tmp_path / "killed")
     process.join(120)
     assert process.exitcode == 0
-    weights, killed_rows = left_by(tmp_path / "killed")
-    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
-    pd.testing.assert_frame_equal(killed_rows, rows, check_exact=True)
+    same(tmp_path / "never stopped", tmp_path / "killed")

@@ -2,7 +2,7 @@
 
 import json
 import os
-import secrets
+import re
 import shutil
 import subprocess
 import sys
@@ -50,9 +50,9 @@ def page(chromium, request):
 def jupyterlab(tmp_path):
     """Starts JupyterLab on a copy of the notebooks, without their outputs: `start(artifacts)` gives its address.
 
-    Configuration, workspace and kernels are its own; nothing of yours is read or changed.
+    It lives in a home of its own; nothing of yours is read or changed.
     """
-    work, home = tmp_path / "work", tmp_path / "home"
+    work, home, log = tmp_path / "work", tmp_path / "home", tmp_path / "jupyterlab.log"
     shutil.copytree(ROOT / "rlhf_helpers", work / "rlhf_helpers")
     shutil.copy(ROOT / "pyproject.toml", work)
     for path in ROOT.glob("*.ipynb"):
@@ -65,31 +65,19 @@ def jupyterlab(tmp_path):
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings))
-    folders = {"CONFIG": "config", "DATA": "data", "RUNTIME": "runtime"}
-    own = {f"JUPYTER_{name}_DIR": str(home / folder) for name, folder in folders.items()} | {
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"),
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "JUPYTER_TOKEN": secrets.token_hex(16),
-    }
+    own = {"HOME": home, "JUPYTERLAB_SETTINGS_DIR": home / "settings", "JUPYTER_PREFER_ENV_PATH": "1"}
+    own |= {"JUPYTER_PATH": Path(sys.prefix) / "share" / "jupyter", "RLHF_PRESET": "tiny"}
     servers = []
 
-    def start(artifacts: Path) -> tuple[str, str]:
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        log = SHOTS / "jupyterlab.log"
+    def start(artifacts):
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={work}"]
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "XDG_", "IPYTHON"))}
+        env |= {name: str(value) for name, value in own.items()} | {"RLHF_ARTIFACTS": str(artifacts)}
         with log.open("w") as file:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={work}"],
-                cwd=work, stdout=file, stderr=subprocess.STDOUT,
-                env=os.environ | own | {"RLHF_PRESET": "tiny", "RLHF_ARTIFACTS": str(artifacts)},
-            )  # fmt: skip
-        servers.append(server)
+            servers.append(subprocess.Popen(command, cwd=work, stdout=file, stderr=file, env=env))
         for _ in range(600):
-            assert server.poll() is None, f"JupyterLab ended with {server.returncode}:\n{log.read_text()[-2000:]}"
-            for file in (home / "runtime").glob("jpserver-*.json"):
-                return json.loads(file.read_text())["url"], own["JUPYTER_TOKEN"]
+            if address := re.search(r"(http://127\S+)/lab\?(token=\w+)", log.read_text()):
+                return address.groups()
             time.sleep(0.2)
         pytest.fail(f"JupyterLab did not come up in 2 minutes:\n{log.read_text()[-2000:]}")
 
