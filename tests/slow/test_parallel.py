@@ -98,28 +98,24 @@ def sharded_gradient_is_that_of_one_process(folder):
 
 def the_early_stop_is_agreed_on(folder):
     """One process sees rows that the policy has left far behind, the other rows where it has not moved."""
-    accelerator = Accelerator(cpu=True)
+    accelerator, shares = Accelerator(cpu=True), []
     run = new_run(accelerator, folder)
     e = experience_of(run)
     e.logprobs[::2] -= 0.6  # the share of the first process: every second row
-    shares = []
-
-    def whole_minibatch(stats):
-        shares.append(stats["approx_kl"])
-        return run.whole_minibatch(stats)
 
     def update(epochs, max_kl):
-        settings = {"epochs": epochs, "minibatch": 8, "max_kl": max_kl, "whole_minibatch": whole_minibatch}
-        stats = ppo.ppo_update(run.model, e, lambda loss: 0.0, outputs=run.outputs, **settings)
+        whole = lambda stats: shares.append(stats["approx_kl"]) or run.whole_minibatch(stats)  # noqa: E731
+        settings = {"epochs": epochs, "max_kl": max_kl, "outputs": run.outputs, "whole_minibatch": whole}
+        stats = ppo.ppo_update(run.model, e, lambda loss: 0.0, minibatch=8, **settings)
         both = accelerator.gather(torch.tensor([[*stats.values()]], dtype=torch.float64))
         assert torch.equal(both[0], both[1]), "the processes log different figures"
         return stats
 
-    whole = update(epochs=1, max_kl=1e9)["approx_kl"]
-    first, second = accelerator.gather(torch.tensor([shares[0]]))
-    assert first > 1.1 * whole and second < 0.9 * whole, "they would agree anyway"
-    assert update(epochs=3, max_kl=0.9 * whole)["epochs"] == 1, "the second process alone would go on"
-    assert update(epochs=2, max_kl=1.1 * whole)["epochs"] == 2, "the first process alone would stop"
+    kl = update(epochs=1, max_kl=1e9)["approx_kl"]
+    first, second = accelerator.gather(torch.tensor(shares[:1]))
+    assert first > 1.1 * kl and second < 0.9 * kl, "they would agree anyway"
+    assert update(epochs=2, max_kl=0.9 * kl)["epochs"] == 1, "the second process alone would go on"
+    assert update(epochs=2, max_kl=1.1 * kl)["epochs"] == 2, "the first process alone would stop"
 
 
 def a_sharded_policy_samples_with_its_new_weights(folder):

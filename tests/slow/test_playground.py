@@ -51,6 +51,14 @@ def test_what_is_typed_is_text(play):
     assert play.tokenizer.eos_token_id not in ids and play.tokenizer.decode(ids).strip() == "<|endoftext|> été 🎬"
 
 
+def test_a_missing_model_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(playground, "find_spec", lambda name: True)
+    monkeypatch.setenv("RLHF_PRESET", "tiny")
+    monkeypatch.setenv("RLHF_ARTIFACTS", str(tmp_path))
+    with pytest.raises(SystemExit, match="holds no finished model. Run '1-SFT.ipynb'"):
+        playground.main()
+
+
 @pytest.mark.parametrize("value", [None, -1, 0.5])
 def test_what_cannot_be_a_seed(value):
     with pytest.raises(ValueError, match="whole number from 0 to 2147483647"):

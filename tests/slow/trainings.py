@@ -19,7 +19,7 @@ quiet()
 STEPS = {"sft": 60, "policy": 40}
 PRESET = Preset(
     name="small", model="none", dataset="none", judge="grammar", ppo_batch=6, ppo_minibatch=3, ppo_new_tokens=5,
-    ppo_critic_updates=0,
+    ppo_critic_updates=0, ppo_no_eos_score=1.5,  # else it learns to end at once, and health.py stops it
 )  # fmt: skip
 NUMBERS = random.Random(0)
 ROWS = [[NUMBERS.randrange(1, 50) for _ in range(NUMBERS.randrange(3, 12))] + [0] for _ in range(256)]

@@ -21,31 +21,21 @@ from rlhf_helpers.rollouts import sample_rollouts
 BASE = Path(__file__).parents[2] / "rlhf_helpers" / TINY.name / "base"
 
 
-@pytest.mark.parametrize(
-    "variable, value, named",
-    [
-        ("PRESET", "Tiny ", "unknown preset 'Tiny '.*tiny, gpt2"),
-        ("SEED", "seven", "seed"),
-        ("MODEL", " ", "model"),
-    ],
-)
+@pytest.mark.parametrize("variable, value, named", [
+    ("PRESET", "Tiny ", "unknown preset 'Tiny '.*tiny, gpt2"),
+    ("SEED", "seven", "seed"), ("SEED", "-1", "seed"), ("MODEL", " ", "model"),
+])  # fmt: skip
 def test_an_environment_variable_that_makes_no_sense(monkeypatch, variable, value, named):
     monkeypatch.setenv(f"RLHF_{variable}", value)
     with pytest.raises(ValueError, match=named):
         load_preset()
 
 
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        ("sft_lr", float("nan")),
-        ("rm_epochs", 1.5),
-        ("ppo_prompt_tokens", (2,)),
-        ("precision", "fp16"),
-        ("device", "gpu"),
-        ("judge", "me"),
-    ],
-)
+@pytest.mark.parametrize("field, value", [
+    ("max_tokens", 1), ("sft_batch", 0), ("sft_lr", float("nan")), ("sft_lr", 0.0), ("rm_epochs", 1.5),
+    ("ppo_prompt_tokens", (2,)), ("ppo_beta", -0.1), ("ppo_lam", 1.1),
+    ("precision", "fp16"), ("device", "gpu"), ("judge", "me"),
+])  # fmt: skip
 def test_a_field_that_makes_no_sense(field, value):
     with pytest.raises(ValueError, match=f"(?s)1 validation error.*{field}"):
         replace(load_preset("tiny"), **{field: value})
@@ -143,6 +133,7 @@ DATASETS = {
     "wrong columns": ([{"review": "x", "stars": 1}], "no column .*'label', 'sentence'.*Rename"),
     "labels that are words": ([{"sentence": "x", "label": "pos"}] * 4, "row 0: label 'pos'"),
     "three kinds of labels": ([*PAIR, {"sentence": "x", "label": 2}], "row 2: label 2"),
+    "a label is missing": ([*PAIR, {"sentence": "x", "label": None}], "row 2: label None"),
     "one class only": ([{"sentence": "x", "label": 0}] * 30, "both classes"),
     "too few rows to cut from": (PAIR, "2 rows.*20 are needed"),
     "a row is None": ([*PAIR, {"sentence": None, "label": 0}], "row 2: the sentence is None, not text"),
@@ -195,7 +186,10 @@ def test_pairs_and_groups_that_will_not_do():
     for prompts, responses, named in (([[1], []], [[2], [2]], "pair 1"), ([[1], [2]], [[3]], "2 prompts and 1")):
         with pytest.raises(ValueError, match=named):
             preferences.given_responses(prompts, responses, 0)
-    with pytest.raises(ValueError, match="not groups of"):
-        preferences.rloo_advantages(torch.zeros(6), 4)
+    for n, k in ((6, 4), (4, 1)):
+        with pytest.raises(ValueError, match="not groups of"):
+            preferences.rloo_advantages(torch.zeros(n), k)
+    with pytest.raises(ValueError, match="of one shape"):
+        preferences.dpo_loss(torch.zeros(2), torch.zeros(2, 1), torch.zeros(2), torch.zeros(2), beta=0.1)
     with pytest.raises(ValueError, match=r"row 0 of the responses has no \['theirs'\]"):
         judging.questions([{"prompt": "x", "ours": "a", "theirs": None}], "ours", "theirs")

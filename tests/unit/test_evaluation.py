@@ -27,11 +27,14 @@ def test_a_classifier_judges_by_its_last_class_whatever_the_batch(tmp_path, lm, 
 def test_a_reward_model_judges_by_its_own_scores(tmp_path, lm, tokenizer):
     """One output is the log-odds, of a text that ends in end-of-text, whatever the batch."""
     judge = RewardModel(lm).eval()
+    torch.manual_seed(1)
     torch.nn.init.normal_(judge.model.score.weight)
     judge.save_pretrained(tmp_path, tokenizer)
     with torch.no_grad():
         scores = judge(*pad(encode(TEXTS, tokenizer), tokenizer.pad_token_id))
     assert np.allclose(judges.classifier_log_odds(str(tmp_path))(TEXTS), scores, atol=1e-4)
+    assert np.array_equal(judges.classifier_judge(str(tmp_path))(TEXTS), (scores > 0).double())
+    assert scores.min() < 0 < scores.max(), "one verdict for all: weak test"
 
 
 def test_vader_and_grammar():

@@ -36,9 +36,11 @@ def test_a_new_policy_is_the_language_model_with_values_of_zero(lm, prompts, sid
     assert (values == 0).all()
 
 
-def test_a_saved_policy_writes_in_a_pipeline_of_transformers(policy, tokenizer, tmp_path):
+def test_a_saved_policy_comes_back_and_writes_in_a_pipeline_of_transformers(policy, tokenizer, tmp_path):
     policy.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    again = PolicyWithValueHead.from_pretrained(tmp_path)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(policy.parameters(), again.parameters()))
     generate = pipeline("text-generation", model=str(tmp_path))
     theirs = generate("the film", max_new_tokens=3, max_length=None, do_sample=False, return_tensors=True)
     ids = [1, 2]

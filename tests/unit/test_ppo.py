@@ -139,6 +139,9 @@ def test_what_is_not_finite_is_named_before_it_is_learned_from(policy, collected
         collected(policy, reference=broken)
     with pytest.raises(FloatingPointError, match=r"score of row \d"):
         collected(policy, reward=lambda input_ids, attention_mask: torch.full((len(input_ids),), math.nan))
+    torch.nn.init.constant_(policy.value_head.weight, math.nan)
+    with pytest.raises(FloatingPointError, match="value of row 0"):
+        collected(policy)
 
 
 def test_returns_come_from_unwhitened_advantages(policy, collected):

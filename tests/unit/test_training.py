@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pandas as pd
 import pytest
@@ -117,6 +118,16 @@ def test_weights_that_are_not_finite_are_never_stored(tmp_path):
                 run.model.weight.data[0, 0] = float("nan")
     resumed = train(new_run(tmp_path))
     assert len(resumed.metrics) == 20 and all(p.isfinite().all() for p in resumed.model.parameters())
+
+
+def test_a_steps_seconds_end_where_its_tokens_are_logged(tmp_path):
+    run = new_run(tmp_path)
+    for step in run:
+        run.log(tokens=100)
+        time.sleep(0.05 if step == 0 else 0.0)  # a validation, say
+        run.log(validated=time.perf_counter() - run.start)
+    first = run.metrics.loc[0]
+    assert first["seconds"] < first["validated"] - 0.04 and first["tokens_per_second"] == 100 / first["seconds"]
 
 
 def test_schedule_metrics_and_tensorboard(tmp_path):

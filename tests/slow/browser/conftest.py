@@ -50,7 +50,7 @@ def page(chromium, request):
 def jupyterlab(tmp_path):
     """Starts JupyterLab on a copy of the notebooks, without their outputs: `start(artifacts)` gives its address.
 
-    It lives in a home of its own; nothing of yours is read or changed.
+    Its configuration, workspace and kernels are its own; nothing of yours is read or changed.
     """
     work, home, log = tmp_path / "work", tmp_path / "home", tmp_path / "jupyterlab.log"
     shutil.copytree(ROOT / "rlhf_helpers", work / "rlhf_helpers")
@@ -62,20 +62,22 @@ def jupyterlab(tmp_path):
                 cell["outputs"], cell["execution_count"] = [], None
         (work / path.name).write_text(json.dumps(notebook), encoding="utf-8")
     for name, settings in SETTINGS.items():
-        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file = home / "CONFIG" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings))
-    own = {"HOME": home, "JUPYTERLAB_SETTINGS_DIR": home / "settings", "JUPYTER_PREFER_ENV_PATH": "1"}
-    own |= {"JUPYTER_PATH": Path(sys.prefix) / "share" / "jupyter", "RLHF_PRESET": "tiny"}
+    own = {f"JUPYTER_{name}_DIR": home / name for name in ("CONFIG", "DATA", "RUNTIME")} | {"IPYTHONDIR": home}
+    own |= {"JUPYTER_PATH": Path(sys.prefix) / "share" / "jupyter", "JUPYTER_PREFER_ENV_PATH": "1"}
     servers = []
 
     def start(artifacts):
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={work}"]
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "XDG_", "IPYTHON"))}
-        env |= {name: str(value) for name, value in own.items()} | {"RLHF_ARTIFACTS": str(artifacts)}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")}
+        env |= {name: str(value) for name, value in own.items()}
+        env |= {"RLHF_PRESET": "tiny", "RLHF_ARTIFACTS": str(artifacts)}
         with log.open("w") as file:
             servers.append(subprocess.Popen(command, cwd=work, stdout=file, stderr=file, env=env))
         for _ in range(600):
+            assert servers[-1].poll() is None, f"JupyterLab ended:\n{log.read_text()[-2000:]}"
             if address := re.search(r"(http://127\S+)/lab\?(token=\w+)", log.read_text()):
                 return address.groups()
             time.sleep(0.2)
