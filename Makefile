@@ -96,7 +96,7 @@ run-beyond: run-1-and-2 run-units
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'
 	@touch $@
 
-test-slow: .venv/browser book  ## the rest, nightly: kills, the Hub, security, processes, playground, Colab; a browser where Chromium is
+test-slow: .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, Colab; a browser where Chromium is
 	$(AFRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 tests/slow
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
