@@ -115,7 +115,7 @@ notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outp
 	@touch $@
 
 bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: two hours on two cores
-	$(BIN)/python benchmarks/speed.py --trl .bench/trl/bin/python --trl-ppo .bench/trl-ppo/bin/python
+	$(BIN)/python benchmarks/speed.py .bench/trl/bin/python .bench/trl-ppo/bin/python
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/scaling.py
 

@@ -1,113 +1,134 @@
-"""A contender of `speed.py`: the cells of notebooks 1 to 3 at the preset `gpt2`.
+"""Two contenders of `speed.py`: the loops of notebooks 1 to 3 at the preset `gpt2`, and the same in plain.
 
-python benchmarks/ours.py sft|rm|rollouts|ppo
+python benchmarks/ours.py sft|rm|rollouts|ppo              # this series
+python benchmarks/ours.py sft|rm|rollouts|ppo bfloat16     # without that optimisation, or several of OFF
 """
 
 import math
+import random
 import sys
-from functools import partial
-from tempfile import TemporaryDirectory, mkdtemp
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import torch
 import workload
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.utils.rnn import pad_sequence
 
-from rlhf_helpers import data, models, ppo, rollouts, training
+from rlhf_helpers import data, models, training
+from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import keep_freed_memory
 from rlhf_helpers.presets import load_preset
+from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 
-PRESET = load_preset("gpt2")
+PRESET = replace(load_preset("gpt2"), device=workload.DEVICE, ppo_epochs=workload.EPOCHS, ppo_max_update_kl=9)
+OWN_CRITIC = True
 
 
 def language_model():
-    """The weights of the others, loaded as the notebooks load theirs."""
-    with TemporaryDirectory() as folder:
-        workload.language_model().save_pretrained(folder)
-        return models.load_lm(folder).to(PRESET.device)
+    """The others' weights, with the attention that the notebooks' models have."""
+    lm = workload.model().eval()
+    lm.set_attn_implementation(models.ATTENTION)
+    return lm
 
 
-def new_run(model, optimizer) -> training.Run:
-    """A run whose steps are called one by one, without checkpoints between them."""
-    scheduler = training.linear_schedule(optimizer, 1)
-    run = training.Run(mkdtemp(), model, optimizer, scheduler, steps=1, seed=0, settings={})
-    run.row = {"step": 0}
-    return run
+def logged(loop, model, stage: str, steps: int):
+    """What `loop(run)` logs of each step; its run saves nothing."""
+    with TemporaryDirectory() as folder, patch.object(training.Run, "_save"):
+        run = loops.new_run(Path(folder), model, PRESET, stage, steps=steps, lr=workload.LEARNING_RATE)
+        loop(run)
+        return run.metrics
 
 
-def one_pass(model, loss_on) -> None:
-    """Length-bucketed batches of the phrases; `loss_on(ids, mask, labels)` is what they are trained on."""
+def one_pass(stage: str) -> float:
+    """Seconds of one pass over the phrases."""
     rows, labels = workload.phrases()
-    run = new_run(model, torch.optim.AdamW(model.parameters(), lr=workload.LEARNING_RATE, fused=True))
-    model.train()
+    lengths = [len(row) for row in rows]
+    batches = data.length_bucketed(lengths, workload.BATCH, seed=0)
+    longest = max(batches, key=lambda batch: max(lengths[i] for i in batch))
+    batches = [longest] * workload.WARM_UP + batches
+    model = language_model() if stage == "sft" else models.RewardModel(language_model())
 
-    def train(batches):
-        for batch in batches:
-            ids, mask = data.pad([rows[i] for i in batch], workload.END)
-            with training.autocast(PRESET):
-                loss = loss_on(ids, mask, labels[batch])
-            run.step(loss)
+    def loss_of(batch):
+        ids, mask = data.pad([rows[i] for i in batch], workload.END)
+        if stage == "rm":
+            return binary_cross_entropy_with_logits(model(ids, mask), labels[batch]), {}
+        return model(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss, {}
 
-    batches = data.length_bucketed([len(row) for row in rows], workload.BATCH, seed=0)
-    longest = max(batches, key=lambda batch: max(len(rows[i]) for i in batch))
-    workload.measure(partial(train, batches), partial(train, [longest] * workload.WARM_UP))
-
-
-def sft() -> None:
-    lm = language_model()
-    one_pass(lm, lambda ids, mask, _: lm(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss)
+    metrics = logged(lambda run: loops.fit(run, PRESET, batches, loss_of), model, "sft", len(batches))
+    return metrics["seconds"][workload.WARM_UP :].sum()
 
 
-def rm() -> None:
-    model = models.RewardModel(language_model()).to(PRESET.device)
-    one_pass(model, lambda ids, mask, labels: binary_cross_entropy_with_logits(model(ids, mask), labels))
+def rollouts() -> float:
+    policy, prompts, tokenizer = language_model(), workload.prompts(), workload.tokenizer()
 
-
-def rollouts_() -> None:
-    tokenizer, prompts, policy = workload.tokenizer(), workload.prompts(), language_model()
-
+    @training.autocast(PRESET)
     def sample():
-        with training.autocast(PRESET):
-            rollouts.sample_rollouts(policy, prompts, tokenizer, workload.NEW_TOKENS)
+        loops.sample_rollouts(policy, prompts, tokenizer, workload.NEW_TOKENS)
 
-    workload.measure(sample, sample)
-
-
-def ppo_update():
-    """A policy, and the function (prompts, new tokens) -> rollouts that runs one update of it."""
-    tokenizer = workload.tokenizer()
-    reference = models.freeze(language_model())
-    reward_model = models.freeze(models.RewardModel(language_model()).to(PRESET.device))
-    policy = models.PolicyWithValueHead(language_model(), critic=reward_model).to(PRESET.device)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=workload.LEARNING_RATE, eps=1e-5, fused=True)
-    run = new_run(policy, optimizer)
-
-    def update(prompts, new_tokens):
-        with training.autocast(PRESET):
-            batch = rollouts.sample_rollouts(policy, prompts, tokenizer, new_tokens)
-            experience = ppo.collect_experience(
-                policy, reference, reward_model, batch,
-                beta=0.1, no_eos_score=-3.0, rows_at_once=workload.MINIBATCH,
-            )  # fmt: skip
-            stats = ppo.ppo_update(
-                policy, experience, run.step, epochs=workload.EPOCHS, minibatch=workload.MINIBATCH, max_kl=math.inf
-            )
-        assert abs(stats["first_ratio_max"] - 1) < 1e-4, f"the first ratio is {stats['first_ratio_max']}"
-        return batch
-
-    return policy, update
+    sample()
+    return workload.seconds_of(sample)
 
 
-def ppo_() -> None:
-    _, update = ppo_update()
-    one = partial(update, workload.prompts(), workload.NEW_TOKENS)
-    workload.measure(one, one)
+def updates(n: int, prompts: int = workload.PROMPTS, new_tokens: int = workload.NEW_TOKENS, end: float = 0.0):
+    """What `n` updates of PPO log, after one to warm up; `end` is the chance of end-of-text at each token."""
+    preset = replace(PRESET, ppo_new_tokens=new_tokens, ppo_minibatch=workload.MINIBATCH)
+    reference, reward_model = map(models.freeze, (language_model(), models.RewardModel(language_model())))
+    policy = models.PolicyWithValueHead(language_model(), critic=reward_model if OWN_CRITIC else None)
+    if end:  # which random weights hardly ever bring about
+        more = math.log(end / (1 - end) * policy.lm.config.vocab_size)
+        raised = more * one_hot(torch.tensor(workload.END), policy.lm.config.vocab_size)
+        policy.lm.lm_head.register_forward_hook(lambda module, inputs, logits: logits + raised)
+    some, tokenizer = workload.prompts(prompts), workload.tokenizer()
+
+    def loop(run):
+        loops.align(run, preset, policy, reference, reward_model, lambda update: some, tokenizer)
+
+    return logged(loop, policy, "policy", 1 + n)[1:]
 
 
-def main(stage: str) -> None:
+def random_batches(lengths: list[int], batch: int, seed: int) -> list[list[int]]:
+    """Row numbers of one epoch, whatever their lengths."""
+    order = random.Random(seed).sample(range(len(lengths)), len(lengths))
+    return [order[i : i + batch] for i in range(0, len(order), batch)]
+
+
+def one_by_one(policy, prompts, *settings) -> Rollouts:
+    parts = [sample_rollouts(policy, [prompt], *settings) for prompt in prompts]
+    columns = zip(*[(p.response_ids[0], p.response_mask[0], p.logprobs[0], p.ended) for p in parts])
+    responses = [pad_sequence(column, batch_first=True) for column in columns]
+    return Rollouts(*data.pad(prompts, workload.END, side="left"), *responses[:3], responses[3][:, 0])
+
+
+THIS = sys.modules[__name__]
+OFF = {  # the stages that an optimisation speaks of, and what is put in its place: object, name, value
+    "nothing": ("sft rm ppo", THIS, "PRESET", PRESET),
+    "bfloat16": ("sft rm ppo", THIS, "PRESET", replace(PRESET, precision="fp32")),
+    "freed_memory_kept": ("sft rm ppo", THIS, "keep_freed_memory", lambda: None),
+    "attention_in_fp32": ("sft rm ppo", models, "ATTENTION", "sdpa"),
+    # neither is faster: what the exact ratio and the forecast cost
+    "heads_in_fp32": ("ppo", models, "in_fp32", lambda head, hidden: head(hidden).float()),
+    "critic_of_its_own": ("ppo", THIS, "OWN_CRITIC", False),
+    "batches_of_like_length": ("sft rm", data, "length_bucketed", random_batches),
+    "no_dropout_in_the_reward_model": ("rm", models, "disable_dropout", lambda model: model),
+    "prompts_sampled_together": ("ppo", loops, "sample_rollouts", one_by_one),
+    "minibatches_of_16": ("ppo", workload, "MINIBATCH", 4),
+}
+
+
+def set_up() -> None:
     keep_freed_memory()
     torch.set_default_device(PRESET.device)
-    {"sft": sft, "rm": rm, "rollouts": rollouts_, "ppo": ppo_}[stage]()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    _, stage, *switched_off = sys.argv
+    for name in switched_off:
+        setattr(*OFF[name][1:])
+    set_up()
+    if stage in ("sft", "rm"):
+        workload.report(one_pass(stage))
+    else:
+        workload.report(rollouts() if stage == "rollouts" else updates(1)["seconds"].item())

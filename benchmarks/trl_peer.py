@@ -12,110 +12,77 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import torch
 import workload
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import GenerationConfig, TrainerCallback
+from transformers import GPT2ForSequenceClassification as Classifier
+from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+SKIPPED = workload.WARM_UP * workload.BATCH  # rows
+ARGUMENTS = {
+    "output_dir": mkdtemp(), "bf16": True, "use_cpu": workload.DEVICE == "cpu", "report_to": "none",
+    "learning_rate": workload.LEARNING_RATE, "save_strategy": "no", "disable_tqdm": True,
+    "gradient_checkpointing": False, "num_train_epochs": 1,
+}  # fmt: skip
+step_ends: list[float] = []
 
 
 class Clock(TrainerCallback):
-    """When each step ended."""
-
-    def __init__(self):
-        self.ends = []
-
     def on_step_end(self, *_, **__):
-        self.ends.append(workload.clock())
+        step_ends.append(workload.clock())
 
 
-def arguments() -> dict:
-    return {
-        "output_dir": mkdtemp(), "bf16": True, "use_cpu": not torch.cuda.is_available(), "report_to": "none",
-        "learning_rate": workload.LEARNING_RATE, "per_device_train_batch_size": workload.BATCH,
-        "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False,
-    }  # fmt: skip
+def train(trainer, config, rows: dict, models: dict, skipped: int = workload.WARM_UP) -> float:
+    """Seconds from the end of step `skipped` to that of the last."""
+    rows = {name: Dataset.from_dict(rows) for name in ("train_dataset", "eval_dataset")}
+    tokenizer = workload.tokenizer("left" if "ref_model" in models else "right")
+    trainer(args=config, processing_class=tokenizer, callbacks=[Clock], **rows, **models).train()
+    return step_ends[-1] - step_ends[skipped - 1]
 
 
-def timed(trainer, clock: Clock, skipped: int) -> None:
-    """Trains, and reports the time from the end of step `skipped` to that of the last."""
-    trainer.train()
-    workload.report(clock.ends[-1] - clock.ends[skipped - 1])
-
-
-def sft() -> None:
-    from trl import SFTConfig, SFTTrainer
-
+def sft() -> float:
     rows, _ = workload.phrases()
-    rows = rows[: workload.WARM_UP * workload.BATCH] + rows
-    clock = Clock()
-    trainer = SFTTrainer(
-        model=workload.language_model(),
-        args=SFTConfig(**arguments(), num_train_epochs=1),
-        train_dataset=Dataset.from_dict({"input_ids": rows}),
-        processing_class=workload.tokenizer(),
-        callbacks=[clock],
-    )
-    timed(trainer, clock, workload.WARM_UP)
+    config = SFTConfig(**ARGUMENTS, per_device_train_batch_size=workload.BATCH)
+    return train(SFTTrainer, config, {"input_ids": rows[:SKIPPED] + rows}, {"model": workload.model()})
 
 
-def rm() -> None:
-    from trl import RewardConfig, RewardTrainer
-
+def rm() -> float:
     rows, labels = workload.phrases()
     good, bad = ([row for row, label in zip(rows, labels) if label == wanted] for wanted in (1, 0))
     # as many rows as the others score: a pair is two, so half a batch of pairs is one of theirs
-    n = (workload.PHRASES + workload.WARM_UP * workload.BATCH) // 2
-    pairs = {
-        name: [some[i % len(some)] for i in range(n)] for name, some in (("chosen_ids", good), ("rejected_ids", bad))
-    }
-    clock = Clock()
-    trainer = RewardTrainer(
-        model=workload.reward_model(),
-        args=RewardConfig(**arguments() | {"per_device_train_batch_size": workload.BATCH // 2}, num_train_epochs=1),
-        train_dataset=Dataset.from_dict(pairs),
-        processing_class=workload.tokenizer(),
-        callbacks=[clock],
-    )
-    timed(trainer, clock, workload.WARM_UP)
+    n = (len(rows) + SKIPPED) // 2
+    config = RewardConfig(**ARGUMENTS, per_device_train_batch_size=workload.BATCH // 2)
+    pairs = {"chosen_ids": (good * n)[:n], "rejected_ids": (bad * n)[:n]}
+    return train(RewardTrainer, config, pairs, {"model": workload.model(Classifier)})
 
 
-def rollouts() -> None:
-    from transformers import GenerationConfig
+def rollouts() -> float:
     from trl.experimental.ppo.ppo_trainer import batch_generation
 
-    model, width = workload.language_model(), workload.PROMPT_TOKENS[1]
-    queries = torch.tensor([[workload.END] * (width - len(p)) + p for p in workload.prompts()]).to(model.device)
+    policy, prompts = workload.model(), {"input_ids": workload.prompts()}
+    queries = workload.tokenizer("left").pad(prompts, return_tensors="pt")["input_ids"].to(policy.device)
     config = GenerationConfig(max_new_tokens=workload.NEW_TOKENS, do_sample=True, top_k=0)
 
+    @torch.no_grad()
+    @torch.autocast(workload.DEVICE, dtype=torch.bfloat16)
     def sample():
-        with torch.no_grad(), torch.autocast(workload.DEVICE, dtype=torch.bfloat16):
-            batch_generation(model, queries, workload.PROMPTS, workload.END, config)
+        batch_generation(policy, queries, workload.PROMPTS, workload.END, config)
 
-    workload.measure(sample, sample)
+    sample()
+    return workload.seconds_of(sample)
 
 
-def ppo() -> None:
+def ppo() -> float:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    prompts = workload.prompts()
-    clock = Clock()
-    tokenizer = workload.tokenizer()
-    tokenizer.padding_side = "left"
-    trainer = PPOTrainer(
-        args=PPOConfig(
-            **arguments() | {"per_device_train_batch_size": workload.PROMPTS},
-            num_mini_batches=workload.PROMPTS // workload.MINIBATCH, num_ppo_epochs=workload.EPOCHS,
-            total_episodes=2 * workload.PROMPTS, response_length=workload.NEW_TOKENS,
-            local_rollout_forward_batch_size=workload.PROMPTS, num_sample_generations=0, stop_token="eos",
-        ),
-        processing_class=tokenizer,
-        model=workload.language_model(),
-        ref_model=workload.language_model(),
-        reward_model=workload.reward_model(),
-        value_model=workload.reward_model(),
-        train_dataset=Dataset.from_dict({"input_ids": prompts}),
-        eval_dataset=Dataset.from_dict({"input_ids": prompts}),
-        callbacks=[clock],
+    config = PPOConfig(
+        **ARGUMENTS, per_device_train_batch_size=workload.PROMPTS,
+        num_mini_batches=workload.PROMPTS // workload.MINIBATCH, num_ppo_epochs=workload.EPOCHS,
+        total_episodes=2 * workload.PROMPTS, response_length=workload.NEW_TOKENS,
+        local_rollout_forward_batch_size=workload.PROMPTS, num_sample_generations=0, stop_token="eos",
     )  # fmt: skip
-    timed(trainer, clock, skipped=1)
+    models = {name: workload.model() for name in ("model", "ref_model")}
+    models |= {name: workload.model(Classifier) for name in ("reward_model", "value_model")}
+    return train(PPOTrainer, config, {"input_ids": workload.prompts()}, models, skipped=1)
 
 
 if __name__ == "__main__":
-    {"sft": sft, "rm": rm, "rollouts": rollouts, "ppo": ppo}[sys.argv[1]]()
+    workload.report({"sft": sft, "rm": rm, "rollouts": rollouts, "ppo": ppo}[sys.argv[1]]())

@@ -1,10 +1,9 @@
-"""The work that every contender of `speed.py` does, at GPT-2's size (124 M parameters).
+"""The work that every contender of `speed.py` does, at GPT-2's size (124 M parameters); tables of runs.
 
-Needs torch and transformers only, so that TRL's own environment can import it. Weights are random:
-no speed depends on them. A PPO update is 32 prompts of 2 to 7 tokens, 16 new tokens each (end-of-text
-has one chance in 50,257, so all do the same work), 4 epochs in minibatches of 16; its rollouts are
-also timed alone. Supervised and reward-model training are one pass over 512 phrases of SST-2 in
-batches of 32, after two steps that are not counted.
+Imports only what TRL's own environment has, too. Weights are random: no speed depends on them. SFT and reward
+model are one pass over 512 phrases of SST-2 in batches of 32, after two steps that are not counted. A PPO
+update is 32 prompts of 2 to 7 tokens, 16 new tokens each (end-of-text has one chance in 50,257, so all do the
+same work), 4 epochs in minibatches of 16; its rollouts are also timed alone.
 """
 
 import json
@@ -12,96 +11,60 @@ import os
 import platform
 import random
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from functools import cache
-from importlib import metadata
+from importlib.metadata import version
 
+import pandas as pd
 import torch
 from datasets import load_dataset
-from transformers import (
-    AutoTokenizer,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    GPT2TokenizerFast,
-)
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-TOKENIZER, DATASET = "openai-community/gpt2", "stanfordnlp/sst2"
 END = 50256  # GPT-2's end-of-text
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, (2, 7), 16
 EPOCHS, MINIBATCH = 4, 16
-PHRASES, BATCH = 512, 32
+PHRASES, BATCH, WARM_UP = 512, 32, 2  # the first step also makes the optimiser's state
 LEARNING_RATE = 1e-5
-WARM_UP = 2  # steps: the first also makes the optimiser's state
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TRUNK, HEAD = 12 * 12 * 768**2, 768 * 50257  # weights that every token, or every predicted token, is multiplied with
 
 
-def tokenizer() -> GPT2TokenizerFast:
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+def tokenizer(side: str = "right"):
+    name, end = "openai-community/gpt2", "<|endoftext|>"
+    return AutoTokenizer.from_pretrained(name, pad_token=end, padding_side=side)
 
 
-def language_model(seed: int = 0) -> GPT2LMHeadModel:
-    torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(pad_token_id=END)).to(DEVICE)
+def model(kind=GPT2LMHeadModel):
+    """A language model, or with `GPT2ForSequenceClassification` transformers' own reward model."""
+    torch.manual_seed(0)
+    return kind(GPT2Config(pad_token_id=END, num_labels=1)).to(DEVICE)
 
 
-def reward_model(seed: int = 0) -> GPT2ForSequenceClassification:
-    """transformers' own, for the contenders that have none: a logit a row."""
-    torch.manual_seed(seed)
-    return GPT2ForSequenceClassification(GPT2Config(pad_token_id=END, num_labels=1)).to(DEVICE)
-
-
-def prompts(seed: int = 0) -> list[list[int]]:
-    rng = random.Random(seed)
-    return [[rng.randrange(END) for _ in range(rng.randint(*PROMPT_TOKENS))] for _ in range(PROMPTS)]
+def prompts(n: int = PROMPTS) -> list[list[int]]:
+    rng = random.Random(0)
+    return [[rng.randrange(END) for _ in range(rng.randint(*PROMPT_TOKENS))] for _ in range(n)]
 
 
 @cache
 def phrases() -> tuple[list[list[int]], torch.Tensor]:
     """Token ids with end-of-text, and labels (PHRASES,) 0 or 1."""
-    rows = load_dataset(DATASET, split="train").shuffle(seed=0).select(range(PHRASES))
-    end = tokenizer()
-    ids = [end(sentence.strip())["input_ids"] + [end.eos_token_id] for sentence in rows["sentence"]]
-    return ids, torch.tensor(rows["label"], dtype=torch.float32)
+    rows = load_dataset("stanfordnlp/sst2", split="train").shuffle(seed=0).select(range(PHRASES))
+    ids = tokenizer()([sentence.strip() for sentence in rows["sentence"]])["input_ids"]
+    return [row + [END] for row in ids], torch.tensor(rows["label"], dtype=torch.float32)
 
 
-def random_batches(lengths: list[int], batch: int, seed: int) -> list[list[int]]:
-    """What `length_bucketed` stands in for: row indices of one epoch, whatever their lengths."""
-    order = random.Random(seed).sample(range(len(lengths)), len(lengths))
-    return [order[i : i + batch] for i in range(0, len(order), batch)]
-
-
-def tokens(stage: str) -> int:
-    """Tokens that a stage learns from; for rollouts, those it samples. Padding is not counted."""
-    return PROMPTS * NEW_TOKENS if stage in ("rollouts", "ppo") else sum(map(len, phrases()[0]))
-
-
-def flops(stage: str) -> float:
-    """Multiplications and additions that a stage cannot do without: attention, a few per cent, is left out."""
-    n = tokens(stage)
+def size(stage: str) -> dict:
+    """Tokens learned from, or sampled, without padding; and the arithmetic they need, less attention's."""
+    trunk, head = 12 * 12 * 768**2, 768 * 50257  # weights that meet every token, and every predicted token
     if stage in ("sft", "rm"):
-        return 6 * n * (TRUNK + (HEAD if stage == "sft" else 0))
+        n = sum(map(len, phrases()[0]))
+        return {"tokens": n, "flops": 6 * n * (trunk + (head if stage == "sft" else 0))}
+    n = PROMPTS * NEW_TOKENS
     everything = n + sum(map(len, prompts()))
-    once = 2 * (everything * TRUNK + n * HEAD)  # one pass forwards; backwards is twice that
-    return once if stage == "rollouts" else 3 * once + 2 * everything * TRUNK + EPOCHS * 3 * once
-
-
-def machine() -> str:
-    if DEVICE == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{torch.cpu.get_capabilities()['cpu_name']}, {os.cpu_count()} cores"
-
-
-def measure(work: Callable[[], None], warm_up: Callable[[], None]) -> None:
-    """Runs `warm_up`, then `work`, and reports."""
-    warm_up()
-    start = clock()
-    work()
-    report(clock() - start)
+    once = 2 * (everything * trunk + n * head)  # one pass forwards; backwards is twice that
+    update = 3 * once + 2 * everything * trunk + EPOCHS * 3 * once
+    return {"tokens": n, "flops": once if stage == "rollouts" else update}
 
 
 def clock() -> float:
@@ -111,32 +74,54 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def report(seconds: float) -> None:
-    """Prints a line of JSON: seconds, peak memory in GiB (the process's, or the GPU's), and on what.
+def seconds_of(work) -> float:
+    start = clock()
+    work()
+    return clock() - start
 
-    `matrix_product` is the FLOP a second that a large bfloat16 product reaches here and now.
-    """
+
+def machine() -> str:
+    if DEVICE == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.cpu.get_capabilities()['cpu_name']}, {os.cpu_count()} cores"
+
+
+def report(seconds: float) -> None:
+    """Prints JSON: seconds, peak memory (the process's, or the GPU's), FLOP per second of a large product."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if DEVICE == "cuda":
         peak = torch.cuda.max_memory_allocated()
-    there = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    versions = [f"{name} {there[name]}" for name in ("torch", "transformers", "trl") if name in there]
-    print(
-        json.dumps({
-            "seconds": seconds,
-            "peak_gib": peak / 2**30,
-            "matrix_product": matrix_product(),
-            "machine": machine(),
-            "versions": f"python {platform.python_version()}, {', '.join(versions)}",
-        })
-    )  # fmt: skip
+    a, b = torch.randn(2, 2048, 2048, device=DEVICE).bfloat16()
+    product = 2 * 2048**3 / min(seconds_of(lambda: a @ b) for _ in range(10))
+    used = [f"{name} {version(name)}" for name in ("torch", "transformers", "trl") if name in sys.modules]
+    versions = ", ".join([f"python {platform.python_version()}", *used])
+    found = {"seconds": seconds, "peak_gib": peak / 2**30, "matrix_product": product}
+    print(json.dumps(found | {"machine": machine(), "versions": versions}))
 
 
-def matrix_product(n: int = 2048) -> float:
-    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
-    seconds = []
-    for _ in range(10):
-        start = clock()
-        a @ b
-        seconds.append(clock() - start)
-    return 2 * n**3 / min(seconds)
+def measured(*command) -> dict:
+    """What `report` prints in a process of its own, which finds nobody's memory or caches."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def collect(path, jobs) -> pd.DataFrame:
+    """The table at `path`, with a row added for each job, (what it is, what measures it), that it lacks.
+
+    It is read anew for each job, so that several processes can fill it.
+    """
+
+    def rows() -> pd.DataFrame:
+        return pd.read_csv(path, float_precision="round_trip") if path.exists() else pd.DataFrame()
+
+    for what, measure in jobs:
+        if not any(what.items() <= row.items() for row in rows().to_dict("records")):
+            print(*what.values(), flush=True)
+            row = pd.DataFrame([what | measure()])
+            pd.concat([rows(), row]).to_csv(path, index=False)
+    return rows()
+
+
+def markdown(head, *rows) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

@@ -132,7 +132,7 @@ def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
             )
     runs = pd.read_csv(speed.RESULTS)
     assert (runs.groupby(["machine", "stage", "contender"]).size() >= 5).all(), "too few runs for a median"
-    assert speed.tables(runs) in pages, "speed.md shows other figures: run benchmarks/speed.py --show"
+    assert speed.tables(runs) in pages, "speed.md shows other figures: run benchmarks/speed.py"
     assert gains.table(pd.read_csv(gains.RESULTS)) in pages, (
         "docs/speed.md shows other figures: run benchmarks/gains.py"
     )

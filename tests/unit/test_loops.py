@@ -102,3 +102,13 @@ def test_rewards_have_mean_0_and_standard_deviation_1_in_their_precision(lm, tok
     assert inside.mean().abs() < 1e-5 and (inside.std() - 1).abs() < 1e-5
     with pytest.raises(ValueError, match="all alike"):
         loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), samples, preset)
+
+
+def test_a_critic_that_starts_as_the_reward_model_forecasts_the_reward(lm, tokenizer, preset, prompts, reward_model):
+    samples = sample_rollouts(lm, prompts, tokenizer, 6)
+    policy = PolicyWithValueHead(copy.deepcopy(lm), critic=reward_model)
+    loops.start_as_reward_model(policy, reward_model, *loops.raw_statistics(reward_model, [samples], preset))
+    _, values = policy(samples.input_ids, samples.attention_mask)
+    last = samples.prompt_ids.shape[1] + samples.response_mask.sum(1) - 1
+    reward = loops.normalised(reward_model, [samples], preset)
+    assert values[range(len(last)), last].allclose(reward(samples.input_ids, samples.attention_mask), atol=1e-5)

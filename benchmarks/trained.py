@@ -1,0 +1,38 @@
+"""Set-up of `ablations.py`, `critic.py` and `length.py`: what notebook 3 has when its loop begins."""
+
+from types import SimpleNamespace
+
+import torch
+
+from rlhf_helpers import data, models
+from rlhf_helpers.beyond import loops
+from rlhf_helpers.rollouts import Rollouts, sample_rollouts
+
+
+def notebook_3(preset) -> SimpleNamespace:
+    """The models of notebooks 1 and 2, a policy whose critic starts as the reward model, and the reward.
+
+    `prompts(split, n, seed)` gives token ids; `sample(lm, n)` one response to each of n prompts, 128 at a time;
+    `samples` are those of the SFT policy, on which the reward has mean 0 and standard deviation 1.
+    """
+    sft, reviews = str(preset.require("sft")), data.load_sentences(preset.dataset, seed=preset.seed)
+    tokenizer, reference = data.load_tokenizer(sft), models.freeze(models.load_lm(sft)).to(preset.device)
+    reward_model = models.RewardModel.from_pretrained(preset.require("reward_model"))
+    reward_model = models.freeze(reward_model).to(preset.device)
+    rows = {x: data.encode(reviews[x]["sentence"], tokenizer, preset.max_tokens) for x in ("test", "validation")}
+
+    def prompts(split: str, n: int, seed: int) -> list[list[int]]:
+        return data.sample_prompts(rows[split], n, preset.ppo_prompt_tokens, seed)
+
+    def sample(lm, n: int) -> list[Rollouts]:
+        torch.manual_seed(preset.seed)
+        chosen = prompts("test", n, preset.seed + 1)
+        parts = [chosen[i : i + 128] for i in range(0, n, 128)]
+        return [sample_rollouts(lm, part, tokenizer, preset.ppo_new_tokens) for part in parts]
+
+    samples = sample(reference, 512)
+    mean, std = loops.raw_statistics(reward_model, samples, preset)
+    reward = loops.normalised(reward_model, samples, preset)
+    policy = models.PolicyWithValueHead(sft, critic=reward_model).to(preset.device)
+    loops.start_as_reward_model(policy, reward_model, mean, std)
+    return SimpleNamespace(**locals())
