@@ -105,11 +105,10 @@ class Run:
     def log(self, **metrics: float | torch.Tensor) -> None:
         """Adds to this step's row. Tensors of one element will do.
 
-        The step's seconds end where `tokens` is logged, so that what is measured afterwards does not count.
+        The step's seconds end at its first log, so that what is measured afterwards does not count.
         """
         self.row |= {k: v.item() if isinstance(v, torch.Tensor) else float(v) for k, v in metrics.items()}
-        if "tokens" in metrics:
-            self.row["seconds"] = time.perf_counter() - self.start
+        self.row.setdefault("seconds", time.perf_counter() - self.start)
 
     def step(self, loss: torch.Tensor) -> float:
         """One optimiser step on `loss`; the gradient's norm before clipping.
