@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from trained import notebook_3
+from trained import notebook_3, start_as_reward_model
 from workload import collect, markdown
 
 from rlhf_helpers import data, evaluation, judges, models, ppo
@@ -64,7 +64,7 @@ def dropout_on(run):
 
 def reward_not_normalised(run):
     run.reward = run.reward_model
-    loops.start_as_reward_model(run.policy, run.reward_model, torch.tensor(0.0), torch.tensor(1.0))
+    start_as_reward_model(run.policy, run.reward_model, mean=0.0, std=1.0)
 
 
 def end_never_learnt(run):

@@ -8,10 +8,9 @@ and after each quarter. `ablations.py` has the same critics beside a policy that
 """
 
 import torch
-from trained import notebook_3
+from trained import notebook_3, start_as_reward_model
 
 from rlhf_helpers import models, ppo
-from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import prepare
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import response_outputs
@@ -48,7 +47,7 @@ for name, trunk in TRUNKS.items():
         policy = models.PolicyWithValueHead(run.sft, critic=trunk).to(preset.device)
         policy.lm.requires_grad_(False)
         if name == "starts as the reward model":
-            loops.start_as_reward_model(policy, run.reward_model, run.mean, run.std)
+            start_as_reward_model(policy, run.reward_model, run.mean, run.std)
         optimizer = torch.optim.Adam(policy.parameter_groups(0, rate)[1:], eps=1e-5)
         found = [explained(policy)]
         for i, batch in enumerate(batches[8:], 1):

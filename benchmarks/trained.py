@@ -7,6 +7,14 @@ import torch
 from rlhf_helpers import data, models
 from rlhf_helpers.beyond import loops
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
+from rlhf_helpers.training import autocast
+
+
+@torch.no_grad()
+def start_as_reward_model(policy, reward_model, mean: float, std: float) -> None:
+    """Has a critic with that reward model's trunk forecast its score of the text so far, (score - mean) / std."""
+    policy.value_head.weight.copy_(reward_model.model.score.weight / std)
+    policy.value_head.bias.fill_(-mean / std)
 
 
 def notebook_3(preset) -> SimpleNamespace:
@@ -31,8 +39,10 @@ def notebook_3(preset) -> SimpleNamespace:
         return [sample_rollouts(lm, part, tokenizer, preset.ppo_new_tokens) for part in parts]
 
     samples = sample(reference, 512)
-    mean, std = loops.raw_statistics(reward_model, samples, preset)
     reward = loops.normalised(reward_model, samples, preset)
+    with torch.no_grad(), autocast(preset):
+        raw = torch.cat([reward_model(batch.input_ids, batch.attention_mask) for batch in samples])
+    mean, std = raw.mean().item(), raw.std().item()
     policy = models.PolicyWithValueHead(sft, critic=reward_model).to(preset.device)
-    loops.start_as_reward_model(policy, reward_model, mean, std)
+    start_as_reward_model(policy, reward_model, mean, std)
     return SimpleNamespace(**locals())

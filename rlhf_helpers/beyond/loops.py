@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_helpers.checks import check
 from rlhf_helpers.health import watch
-from rlhf_helpers.models import LanguageModel, PolicyWithValueHead, RewardModel
+from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
 from rlhf_helpers.ppo import Experience, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
@@ -59,36 +59,22 @@ def fit(
     run.model.eval()
 
 
-@torch.no_grad()
-def raw_statistics(reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the reward model's scores of `samples`, in the preset's precision.
-
-    Raises ValueError if it gives all of them the same score.
-    """
-    with autocast(preset):
-        raw = torch.cat([reward_model(batch.input_ids, batch.attention_mask) for batch in samples])
-    mean, std = raw.mean(), raw.std()
-    check(std > 1e-3, f"the reward model scores {len(raw)} samples all alike (standard deviation {std})")
-    return mean, std
-
-
 def normalised(reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset) -> Reward:
-    """The reward: mean 0 and standard deviation 1 over `samples`, which the SFT policy wrote."""
-    mean, std = raw_statistics(reward_model, samples, preset)
+    """The reward: mean 0 and standard deviation 1 over `samples`, which the SFT policy wrote.
+
+    Scores are computed in the preset's precision wherever they are asked for, those of `samples` too.
+    Raises ValueError if the reward model gives all of them the same score.
+    """
 
     @torch.no_grad()
-    def reward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         with autocast(preset):
-            return (reward_model(input_ids, attention_mask) - mean) / std
+            return reward_model(input_ids, attention_mask)
 
-    return reward
-
-
-@torch.no_grad()
-def start_as_reward_model(policy: PolicyWithValueHead, reward_model: RewardModel, mean: Tensor, std: Tensor) -> None:
-    """Has a critic with that reward model's trunk forecast its score of the text so far, (score - mean) / std."""
-    policy.value_head.weight.copy_(reward_model.model.score.weight / std)
-    policy.value_head.bias.fill_(-mean / std)
+    raw = torch.cat([score(batch.input_ids, batch.attention_mask) for batch in samples])
+    mean, spread = raw.mean(), raw.std()
+    check(spread > 1e-3, f"the reward model scores {len(raw)} samples all alike (standard deviation {spread})")
+    return lambda input_ids, attention_mask: (score(input_ids, attention_mask) - mean) / spread
 
 
 def align(

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropou
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROWS = [[1, 2, 3, 0], [4, 5, 0], [6, 7, 8, 9, 0], [10, 0]]
 
 
@@ -104,10 +106,16 @@ def test_rewards_have_mean_0_and_standard_deviation_1_in_their_precision(lm, tok
         loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), samples, preset)
 
 
-def test_a_critic_that_starts_as_the_reward_model_forecasts_the_reward(lm, tokenizer, preset, prompts, reward_model):
+def test_a_critic_that_starts_as_the_reward_model_forecasts_the_reward(
+    lm, tokenizer, preset, prompts, reward_model, monkeypatch
+):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from trained import start_as_reward_model
+
     samples = sample_rollouts(lm, prompts, tokenizer, 6)
     policy = PolicyWithValueHead(copy.deepcopy(lm), critic=reward_model)
-    loops.start_as_reward_model(policy, reward_model, *loops.raw_statistics(reward_model, [samples], preset))
+    raw = reward_model(samples.input_ids, samples.attention_mask)
+    start_as_reward_model(policy, reward_model, raw.mean().item(), raw.std().item())
     _, values = policy(samples.input_ids, samples.attention_mask)
     last = samples.prompt_ids.shape[1] + samples.response_mask.sum(1) - 1
     reward = loops.normalised(reward_model, [samples], preset)
