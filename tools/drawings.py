@@ -9,8 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from matplotlib.figure import Figure
 
-from rlhf_helpers.plots import BLUE, DRAWINGS, GREEN, GREY, ORANGE, new_figure
+from rlhf_helpers.plots import BLUE, DRAWINGS, GREY, new_figure
 
+# in every drawing: what a box is, as the colours of its face and its text
+KINDS = {"trained": (BLUE, "white"), "frozen": ("#BFE0F5", "black"), "data": ("white", "black")}
 STAGES = ("sft", "reward model", "policy")
 
 
@@ -26,8 +28,7 @@ def overview(stage: str) -> Figure:
     def paint(owner, kind):
         """The colours of a box, its text and its edge, by what it is and whose."""
         if owner == stage:
-            fill = {"trained": BLUE, "frozen": "#BFE0F5", "data": "white"}[kind]
-            return fill, "white" if kind == "trained" else "black", BLUE
+            return *KINDS[kind], BLUE
         return {"trained": "#CFCFCF", "frozen": "#EDEDED", "data": "white"}[kind], "#5A5A5A", "#8A8A8A"
 
     def panel(owner, x, y, width, height, title):
@@ -97,21 +98,21 @@ def ppo_loop() -> Figure:
     figure, axes = new_figure(width=8, height=4.3)
     axes.set(xlim=(0, 16.3), ylim=(0, 8.6))
     axes.axis("off")
-    boxes = [  # x, y, width, text, colour
-        (0.2, 6.6, 3.2, "policy π\n(trained)", BLUE),
-        (0.2, 3.9, 3.2, "1  sample\nresponses (B, T)", GREY),
-        (4.4, 3.9, 4.6, "2  score the batch", GREY),
-        (9.8, 3.9, 2.7, "3  reward of\neach token (B, T)", GREY),
-        (13.0, 3.9, 2.8, "4  advantages,\nreturns (B, T)", GREY),
-        (4.2, 0.6, 2.4, "reference π_ref\n(frozen)", GREEN),
-        (7.0, 0.6, 2.4, "reward model\n(frozen)", GREEN),
-        (9.8, 0.6, 2.4, "critic V\n(trained)", BLUE),
-        (8.0, 6.6, 7.8, "5  PPO loss   6  backward, clip, step   7  log\nepochs of minibatches", ORANGE),
+    boxes = [  # x, y, width, text, kind
+        (0.2, 6.6, 3.2, "policy π\n(trained)", "trained"),
+        (0.2, 3.9, 3.2, "1  sample\nresponses (B, T)", "data"),
+        (4.4, 3.9, 4.6, "2  score the batch", "data"),
+        (9.8, 3.9, 2.7, "3  reward of\neach token (B, T)", "data"),
+        (13.0, 3.9, 2.8, "4  advantages,\nreturns (B, T)", "data"),
+        (4.2, 0.6, 2.4, "reference π_ref\n(frozen)", "frozen"),
+        (7.0, 0.6, 2.4, "reward model\n(frozen)", "frozen"),
+        (9.8, 0.6, 2.4, "critic V\n(trained)", "trained"),
+        (8.0, 6.6, 7.8, "5  PPO loss   6  backward, clip, step   7  log\nepochs of minibatches", "data"),
     ]
-    for x, y, width, text, colour in boxes:
-        axes.add_patch(plt.Rectangle((x, y), width, 1.5, fc=colour, alpha=0.18, ec="none"))
-        axes.add_patch(plt.Rectangle((x, y), width, 1.5, fill=False, ec=colour, lw=1.4))
-        axes.text(x + width / 2, y + 0.75, text, ha="center", va="center", fontsize=8.5)
+    for x, y, width, text, kind in boxes:
+        fill, ink = KINDS[kind]
+        axes.add_patch(plt.Rectangle((x, y), width, 1.5, fc=fill, ec=BLUE, lw=1.2))
+        axes.text(x + width / 2, y + 0.75, text, ha="center", va="center", fontsize=8.5, color=ink)
 
     def arrow(start, end, text="", dx=0.0, dy=0.0):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1})
@@ -139,21 +140,22 @@ def trunk_and_head() -> Figure:
     tokens = ("the", "film", "is", "good", ".", "<end>")
     n = len(tokens)
 
-    def box(x, y, width, height, text, colour):
-        axes.add_patch(plt.Rectangle((x, y), width, height, color=colour, ec="black", lw=0.8))
-        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center")
+    def box(x, y, width, height, text, kind="data", edge=GREY):
+        fill, ink = KINDS[kind]
+        axes.add_patch(plt.Rectangle((x, y), width, height, fc=fill, ec=edge, lw=0.8 if edge == GREY else 1.8))
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=ink)
 
-    def arrow(x, low, high, colour="black"):
-        axes.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "->", "color": colour})
+    def arrow(x, low, high):
+        axes.annotate("", (x, high), (x, low), arrowprops={"arrowstyle": "->"})
 
-    box(0, 1.1, n, 0.9, "trunk: the language model without its output layer (trained)", "#9CC9E6")
+    box(0, 1.1, n, 0.9, "trunk: the language model without its output layer (trained)", "trained")
     for i, token in enumerate(tokens):
-        last = i == n - 1
-        box(i + 0.08, 0, 0.84, 0.6, token, "#8FD3BD" if last else "#F2F2F2")
-        box(i + 0.08, 2.5, 0.84, 0.6, f"$h_{i + 1}$", "#F6D186" if last else "#F2F2F2")
+        edge = BLUE if i == n - 1 else GREY  # the token that scores, and its state
+        box(i + 0.08, 0, 0.84, 0.6, token, edge=edge)
+        box(i + 0.08, 2.5, 0.84, 0.6, f"$h_{i + 1}$", edge=edge)
         arrow(i + 0.5, 0.6, 1.1)
         arrow(i + 0.5, 2.0, 2.5)
-    box(n - 1.6, 3.6, 1.6, 0.6, f"head: $w \\cdot h_{n}$", "#F6D186")
+    box(n - 1.6, 3.6, 1.6, 0.6, f"head: $w \\cdot h_{n}$", "trained")
     arrow(n - 0.5, 3.1, 3.6)
     axes.annotate("", (n + 0.5, 3.9), (n, 3.9), arrowprops={"arrowstyle": "->"})
     axes.text(n + 0.55, 3.9, "score $r$", va="center")
