@@ -28,7 +28,6 @@ from rlhf_helpers.presets import load_preset
 
 PRESET, HERE = os.environ.get("RLHF_PRESET", "tiny"), Path(__file__).parent
 RESULTS = HERE / f"ablations-{PRESET}.csv"
-BEFORE_THE_CRITIC = HERE / "ablations-without-critic.csv"  # of 2026-11-21, three seeds
 SHOWN = {
     "judge_positive": "judged positive", "well_formed": "well-formed", "reward": "score", "kl": "KL",
     "distinct_2": "distinct-2", "eos_rate": "end-of-text", "explained_variance": "explained variance",
