@@ -99,7 +99,7 @@ run-beyond-1-and-4: run-1-and-2 run-beyond-2-and-3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'
 	@touch $@
 
-test-slow: .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, Colab; a browser where Chromium is
+test-slow: .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, After training, Colab; a browser where Chromium is
 	$(AFRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 tests/slow
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
@@ -138,7 +138,7 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 	.book/bin/sphinx-build -q -W -c docs . artifacts/book
 	@echo "open artifacts/book/index.html"
 
-clean:  ## remove .venv, .bench, .book, .colab, .audit and all artifacts
-	rm -rf .venv .bench .book .colab .audit artifacts
+clean:  ## remove .venv, .bench, .book, .colab, .audit, .vllm and all artifacts
+	rm -rf .venv .bench .book .colab .audit .vllm artifacts
 
 .PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-and-4 test-slow audit notebooks bench book clean

@@ -11,18 +11,21 @@ from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.presets import Preset, load_preset
 
 
-def make(folder: Path) -> Preset:
-    preset = replace(load_preset("tiny"), artifacts=folder)
+def make(folder: Path, **changes) -> Preset:
+    preset = replace(load_preset("tiny"), artifacts=folder, **changes)
     tokenizer, lm = data.load_tokenizer(preset.model), load_lm(preset.model)
     torch.manual_seed(0)
     for stage in ("sft", "reward_model", "policy"):
         for weights in lm.parameters():  # base, SFT and PPO differ
             weights.data += 0.02 * torch.randn_like(weights)
-        model = {"sft": lm, "reward_model": RewardModel(lm), "policy": PolicyWithValueHead(lm)}[stage]
-        if stage == "reward_model":
-            torch.nn.init.normal_(model.model.score.weight)  # it starts at zero, and would score all alike
-        model.save_pretrained(preset.folder(stage))
         tokenizer.save_pretrained(preset.folder(stage))
+        if stage == "reward_model":
+            model = RewardModel(lm)
+            torch.nn.init.normal_(model.model.score.weight)  # it starts at zero, and would score all alike
+            model.save_pretrained(preset.folder(stage), tokenizer)  # which then pads with a token of its own
+        else:
+            model = PolicyWithValueHead(lm) if stage == "policy" else lm
+            model.save_pretrained(preset.folder(stage))
         run = new_run(preset.folder(stage), model, preset, stage, steps=1, lr=1e-3)
         run.settings = preset.settings(stage)
         run.record()
