@@ -41,7 +41,7 @@ def small_smollm2(folder: Path) -> Path:
     if not base.exists():
         pytest.skip(f"{base} is not there; make smollm2 fetches it")
     config = AutoConfig.from_pretrained(base, num_hidden_layers=2, hidden_size=128, intermediate_size=256)
-    config.num_attention_heads, config.num_key_value_heads = 2, 1
+    config.num_attention_heads, config.num_key_value_heads, config.initializer_range = 2, 1, 0.1
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     data.load_tokenizer(str(base)).save_pretrained(folder)
