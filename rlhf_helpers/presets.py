@@ -144,7 +144,9 @@ def _bf16_pays(device: str) -> bool:
     """Whether the hardware multiplies bfloat16 itself (a T4 or an older CPU emulates it, slowly)."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    supported = torch.cpu.get_capabilities() if device == "cpu" else {}
+    # ATEN_CPU_CAPABILITY=avx2 has torch leave AVX-512 alone, whatever the processor can do
+    used = device == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX2"
+    supported = torch.cpu.get_capabilities() if used else {}
     return bool(supported.get("amx_bf16") or supported.get("avx512_bf16"))
 
 

@@ -90,3 +90,10 @@ def test_a_preset_goes_on_with_the_cpu(lm, monkeypatch):
     monkeypatch.setattr(models, "same_on_cpu", lambda lm, device: device != "mps")
     checked = preset.on_checked_device(lm)
     assert (checked.device, checked.precision) == ("cpu", preset.precision if presets._bf16_pays("cpu") else "fp32")
+
+
+def test_bf16_is_taken_where_the_processor_has_it_and_torch_may_use_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    for used, precision in (("AVX512", "bf16"), ("AVX2", "fp32")):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda used=used: used)
+        assert presets._presets("cpu")["smollm2"].precision == precision
