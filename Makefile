@@ -76,7 +76,7 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 test: lint  ## everything that CI runs at each push: lint, all notebooks with their solutions, unit tests; ten minutes on two cores
 	rm -rf "$(TESTED)"
 	$(BIN)/python tools/with_solutions.py "$(TESTED)/notebooks"
-	$(MAKE) -k -j2 $(SYNC) --no-print-directory run-1-and-2 run-units run-beyond-2-and-3 run-3 run-beyond-1-and-4
+	$(MAKE) -k -j2 $(SYNC) --no-print-directory run-1-and-2 run-units run-beyond-2-and-3 run-3 run-beyond-1-and-4 run-beyond-5
 	$(PYTEST) tests/notebooks/test_glossary.py
 
 run-1-and-2:
@@ -94,6 +94,9 @@ run-beyond-2-and-3: run-units
 
 run-beyond-1-and-4: run-1-and-2 run-beyond-2-and-3
 	$(NBVAL) "$(TESTED)/notebooks/beyond/1-DPO.ipynb" "$(TESTED)/notebooks/beyond/4-Scaling.ipynb"
+
+run-beyond-5: run-1-and-2
+	$(NBVAL) "$(TESTED)/notebooks/beyond/5-GRPO.ipynb"
 
 .venv/browser: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'
@@ -141,4 +144,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit, .vllm and all artifacts
 	rm -rf .venv .bench .book .colab .audit .vllm artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-and-4 test-slow audit notebooks bench book clean
+.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-and-4 run-beyond-5 test-slow audit notebooks bench book clean

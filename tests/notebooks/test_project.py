@@ -122,10 +122,16 @@ def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import ablations
     import gains
+    import grpo
     import speed
 
     results, pages = (ROOT / "docs" / "results.md").read_text(), (ROOT / "docs" / "speed.md").read_text()
     assert ablations.table(pd.read_csv(ablations.RESULTS)) in results, "results.md: run benchmarks/ablations.py"
+    switches = grpo.table(pd.read_csv(grpo.RESULTS))
+    notebook = nbformat.read(ROOT / "beyond" / "5-GRPO.ipynb", as_version=4)
+    assert any(switches in cell.source for cell in notebook.cells), (
+        "Beyond 5 shows another table: run benchmarks/grpo.py"
+    )
     runs = pd.read_csv(speed.RESULTS)
     assert (runs.groupby(["machine", "stage", "contender"]).size() >= 5).all(), "too few runs for a median"
     assert speed.tables(runs) in pages, "speed.md shows other figures: run benchmarks/speed.py"

@@ -43,6 +43,8 @@ PAPERS = {  # cite a further one by its abstract's page, and enter it here
     "2402.14740": "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
     "2403.17031": "The N+ Implementation Details of RLHF with PPO: A Case Study on TL;DR Summarization",
     "2405.11143": "OpenRLHF: An Easy-to-use, Scalable and High-performance RLHF Framework",
+    "2503.14476": "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+    "2503.20783": "Understanding R1-Zero-Like Training: A Critical Perspective",
     "2409.19256": "HybridFlow: A Flexible and Efficient RLHF Framework",
 }
 
