@@ -17,7 +17,6 @@ from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pandas as pd
 import torch
 from torch.nn.functional import logsigmoid
 from trained import notebook_3
@@ -107,6 +106,10 @@ def rewards_apart(h, difference, beta):
     return (h - difference / beta).square().mean()
 
 
+def apart(lm, chosen, rejected):
+    return evaluation.response_logprob(lm, chosen) - evaluation.response_logprob(lm, rejected)
+
+
 def fitted(lm, batches, loss_of, optimizer, scheduler):
     for batch in batches:
         loss = loss_of(batch)
@@ -147,11 +150,11 @@ def with_pairs(run, beta, seed, loss=dpo, responses=RESPONSES, k=2, rounds=1, dr
         sides = batch[torch.where(swap, b, a)], batch[torch.where(swap, a, b)]
         difference = torch.where(swap, -difference, difference)
         with torch.no_grad():
-            w, l = (evaluation.response_logprob(run.reference, side) for side in sides)
+            reference = apart(run.reference, *sides)
 
-        def loss_of(rows, sides=sides, reference=w - l, difference=difference):
-            w, l = (evaluation.response_logprob(lm, side[rows]) for side in sides)
-            return loss(w - l - reference[rows], difference[rows], beta)
+        def loss_of(rows, sides=sides, reference=reference, difference=difference):
+            h = apart(lm, *(side[rows] for side in sides)) - reference[rows]
+            return loss(h, difference[rows], beta)
 
         fitted(lm, shuffled(n, 16, epochs), loss_of, *state)
     return measure(run, lm.eval())
