@@ -206,19 +206,22 @@ METHODS = {  # what trains it, and its strengths, from the weakest on: a price o
     "a random one of n": (partial(with_chosen, choose=lambda s: torch.randint(s.shape[1], s.shape[:1])), SIZES),
     "best of n": (best_of, SIZES),
 }
-CHANGES = {  # DPO with one thing changed, and RLOO, at strengths that end on either side of one nat
-    "the rewards' difference": (partial(with_pairs, loss=rewards_apart), (1.0, 0.3)),
-    "fresh pairs in 8 rounds": (partial(with_pairs, rounds=8), (1.0, 0.3)),
-    "the rewards' difference, fresh in 8 rounds": (partial(with_pairs, loss=rewards_apart, rounds=8), (1.0, 0.3)),
-    "labels drawn by Bradley-Terry": (partial(with_pairs, drawn=True), (1.0, 0.3)),
+CHANGES = {  # DPO with one thing changed, and RLOO, at strengths that end on either side of 0.75 nats
+    "the rewards' difference": (partial(with_pairs, loss=rewards_apart), (1.0, 0.3, 0.1)),
+    "fresh pairs in 8 rounds": (partial(with_pairs, rounds=8), (3.0, 1.0, 0.3)),
+    "the rewards' difference, fresh in 8 rounds": (partial(with_pairs, loss=rewards_apart, rounds=8), (1.0, 0.3, 0.1)),
+    "labels drawn by Bradley-Terry": (partial(with_pairs, drawn=True), (3.0, 1.0, 0.3)),
     "a quarter of the learning rate": (partial(with_pairs, lr=1e-4), (0.3, 0.03)),
-    "one epoch": (partial(with_pairs, epochs=1), (0.3, 0.1)),
-    "all six pairs of four responses": (partial(with_pairs, k=4), (1.0, 0.3)),
-    "four times the responses": (partial(with_pairs, responses=4 * RESPONSES), (1.0, 0.3)),
+    "one epoch": (partial(with_pairs, epochs=1), (0.3, 0.1, 0.03)),
+    "all six pairs of four responses": (partial(with_pairs, k=4), (10.0, 3.0, 1.0, 0.3)),
+    "four times the responses": (partial(with_pairs, responses=4 * RESPONSES), (10.0, 3.0, 1.0, 0.3)),
 }
 METHODS |= {f"DPO, {name}": change for name, change in CHANGES.items()}
 told_less = partial(with_rewards, k=2, estimate=only_the_order)
-METHODS |= {"RLOO, k = 2": (partial(rloo, k=2), (1.0, 0.3)), "RLOO, k = 2, told the order": (told_less, (0.3, 0.1))}
+METHODS |= {
+    "RLOO, k = 2": (partial(rloo, k=2), (1.0, 0.3, 0.1)),
+    "RLOO, k = 2, told the order": (told_less, (0.3, 0.1)),
+}
 
 
 @cache
