@@ -66,8 +66,8 @@ address: .venv/installed  ## carry the repository's address from pyproject.toml 
 links: .venv/installed  ## ask every outside link whether it is still there (needs the network)
 	$(BIN)/python tools/links.py
 
-# `make test`: two at a time, one core each, and each prints when it is done. Notebook 3 and Beyond 1 and 4 take the models
-# of notebooks 1 and 2; Beyond 2 and 3 make their own and run meanwhile.
+# `make test`: two at a time, one core each, and each prints when it is done. Notebook 3 and Beyond 1, 4 and 6 take the
+# models of notebooks 1 and 2; Beyond 2 and 3 make their own and run meanwhile.
 TESTED := $(CURDIR)/artifacts/test
 PYTEST := $(AFRESH) RLHF_ARTIFACTS="$(TESTED)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5
 NBVAL := $(PYTEST) --nbval-lax
@@ -76,7 +76,7 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 test: lint  ## everything that CI runs at each push: lint, all notebooks with their solutions, unit tests; ten minutes on two cores
 	rm -rf "$(TESTED)"
 	$(BIN)/python tools/with_solutions.py "$(TESTED)/notebooks"
-	$(MAKE) -k -j2 $(SYNC) --no-print-directory run-1-and-2 run-units run-beyond-2-and-3 run-3 run-beyond-1-and-4 run-beyond-5
+	$(MAKE) -k -j2 $(SYNC) --no-print-directory run-1-and-2 run-units run-beyond-2-and-3 run-3 run-beyond-1-4-and-6 run-beyond-5
 	$(PYTEST) tests/notebooks/test_glossary.py
 
 run-1-and-2:
@@ -92,8 +92,8 @@ run-units:
 run-beyond-2-and-3: run-units
 	$(NBVAL) "$(TESTED)/notebooks/beyond/2-Preferences.ipynb" "$(TESTED)/notebooks/beyond/3-Summarisation.ipynb"
 
-run-beyond-1-and-4: run-1-and-2 run-beyond-2-and-3
-	$(NBVAL) "$(TESTED)/notebooks/beyond/1-DPO.ipynb" "$(TESTED)/notebooks/beyond/4-Scaling.ipynb"
+run-beyond-1-4-and-6: run-1-and-2 run-beyond-2-and-3
+	$(NBVAL) "$(TESTED)/notebooks/beyond/1-DPO.ipynb" "$(TESTED)/notebooks/beyond/4-Scaling.ipynb" "$(TESTED)/notebooks/beyond/6-Frontier.ipynb"
 
 run-beyond-5: run-1-and-2
 	$(NBVAL) "$(TESTED)/notebooks/beyond/5-GRPO.ipynb"
@@ -109,11 +109,11 @@ audit:  ## known vulnerabilities among the pinned packages, where pip-audit's se
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 on smollm2 (hours), beyond/ on tiny
+notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 on smollm2 (hours), the rest on tiny
 	rm -rf artifacts/notebooks
-	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf
+	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place beyond
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place preferences summarisation scaling frontier
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
@@ -144,4 +144,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit, .vllm and all artifacts
 	rm -rf .venv .bench .book .colab .audit .vllm artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-and-4 run-beyond-5 test-slow audit notebooks bench book clean
+.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-4-and-6 run-beyond-5 test-slow audit notebooks bench book clean

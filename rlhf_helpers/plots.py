@@ -18,6 +18,7 @@ from rlhf_helpers.checks import check
 
 DRAWINGS = Path(__file__).with_name("drawings")
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+SKY, PINK, BLACK = "#56B4E9", "#CC79A7", "#000000"
 
 plt.rcParams.update(
     {
@@ -171,6 +172,31 @@ def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | N
             axes.vlines(frame["kl"], frame["low"], frame["high"], color=colour)
     axes.set(xlabel="KL to the SFT policy, nats per response", ylabel=ylabel or y)
     figure.legend(loc="outside upper center", ncols=len(curves))
+    return figure
+
+
+def against_kl(
+    curves: dict[str, pd.DataFrame], panels: dict[str, str], single: pd.DataFrame, farthest: float
+) -> Figure:
+    """What KL bought with each method, up to eight: the means over the seeds of each strength, joined in order of it.
+
+    Each frame has `strength`, in the order in which points are joined, `kl` and the columns of `panels`, column ->
+    label of its axis. Small dots are runs; `single` has single runs of the methods (`method`), drawn hollow. What
+    lies farther than `farthest` nats is not shown.
+    """
+    figure, axes = new_figure(1, len(panels), width=8, height=4.4)
+    colours = (BLUE, SKY, GREEN, RED, ORANGE, PINK, GREY, BLACK)
+    looks = list(zip(colours, "osv^DPX*", ("-", "--", "-.", "-", "--", "-", ":", ":")))
+    check(len(curves) <= len(looks), f"there are colours for up to {len(looks)} methods, not for {len(curves)}")
+    for axis, (column, label) in zip(np.atleast_1d(axes), panels.items()):
+        for (name, runs), (colour, marker, style) in zip(curves.items(), looks):
+            joined = runs.groupby("strength", sort=False)[["kl", column]].mean()
+            axis.plot(joined["kl"], joined[column], color=colour, marker=marker, ls=style, ms=5, lw=1.4, label=name)
+            axis.plot(runs["kl"], runs[column], ls="", marker=".", color=colour, ms=3, alpha=0.4)
+            alone = single[single["method"] == name]
+            axis.plot(alone["kl"], alone[column], ls="", marker=marker, mfc="white", mec=colour, ms=7)
+        axis.set(xlabel="KL to the SFT policy, nats per response", ylabel=label, xlim=(-0.1, farthest))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 

@@ -4,8 +4,6 @@ A preference is a prompt and two responses, the first preferred. Sources: Bradle
 (arXiv 2305.18290), InstructGPT (2203.02155, equation 1), RLOO (2402.14740).
 """
 
-from dataclasses import replace
-
 import torch
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
@@ -13,7 +11,7 @@ from torch.nn.functional import logsigmoid
 from rlhf_helpers.checks import check, check_shapes
 from rlhf_helpers.data import pad
 from rlhf_helpers.models import LanguageModel
-from rlhf_helpers.ppo import Experience, token_logprobs
+from rlhf_helpers.ppo import token_logprobs
 from rlhf_helpers.rollouts import Rollouts, response_outputs
 
 ASSISTANT = "\n\nAssistant:"  # HH-RLHF's mark of the assistant's turn
@@ -79,15 +77,6 @@ def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
     check(k >= 2 and len(rewards) % k == 0, f"{len(rewards)} responses are not groups of {k}, two or more")
     groups = rewards.view(-1, k)
     return (groups - (groups.sum(1, keepdim=True) - groups) / (k - 1)).flatten()
-
-
-def rloo(experience: Experience, k: int) -> Experience:
-    """`experience` with RLOO's advantages: one a response, the same at each of its tokens.
-
-    The reward of a response is its score less beta times its KL, the sum of `experience.rewards`.
-    """
-    advantages = rloo_advantages(experience.rewards.sum(1), k)
-    return replace(experience, advantages=advantages[:, None] * experience.rollouts.response_mask)
 
 
 def to_preferences(rows: Dataset, name: str = "the data set") -> Dataset:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 import untrained
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_helpers import data, models, presets
@@ -49,17 +49,15 @@ def small_smollm2(folder: Path) -> Path:
 
 
 def add_adapter(artifacts: Path) -> None:
-    """What Beyond 1 leaves: a base, and an adapter that names it by the path that it was loaded from."""
+    """What Beyond 1 leaves: an adapter that names its base, the SFT policy, by the path that it was loaded from."""
     lm, tokenizer = models.load_lm(str(artifacts / "sft")), data.load_tokenizer(str(artifacts / "sft"))
-    for name in ("puns-sft", "puns"):
-        tokenizer.save_pretrained(artifacts / "beyond-1" / name)
-    lm.save_pretrained(artifacts / "beyond-1" / "puns-sft")
-    lm = models.load_lm(str(artifacts / "beyond-1" / "puns-sft"))
-    lm.add_adapter(LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(lm, config)
     for name, weights in lm.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.05)
-    models.PolicyWithValueHead(lm).save_pretrained(artifacts / "beyond-1" / "puns")
+    for part in (adapted, tokenizer):
+        part.save_pretrained(artifacts / "beyond-1" / "adapter")
 
 
 class Reader:
@@ -209,9 +207,9 @@ def test_the_folder_for_others_holds_the_policy_alone(reader):
 def test_merging_changes_nothing(reader):
     result(reader, "merge_and_unload")
     ids = reader.names["tokenizer"]("the film is good .", return_tensors="pt")["input_ids"]
-    folder = f"artifacts/{reader.preset}/beyond-1"
-    base, adapted = (models.load_lm(f"{folder}/{name}")(ids).logits for name in ("puns-sft", "puns"))
-    merged = AutoModelForCausalLM.from_pretrained("my-puns")(ids).logits
+    folder = f"artifacts/{reader.preset}"
+    base, adapted = (models.load_lm(f"{folder}/{name}")(ids).logits for name in ("sft", "beyond-1/adapter"))
+    merged = AutoModelForCausalLM.from_pretrained("my-merged")(ids).logits
     assert merged.allclose(adapted, atol=1e-3) and not merged.allclose(base, atol=1e-2)
 
 
