@@ -109,9 +109,9 @@ audit:  ## known vulnerabilities among the pinned packages, where pip-audit's se
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 on smollm2 (hours), the rest on tiny
+notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 and 5 on smollm2 (hours), the rest on tiny
 	rm -rf artifacts/notebooks
-	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo
+	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo grpo
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place preferences summarisation scaling frontier
 
