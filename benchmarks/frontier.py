@@ -1,6 +1,6 @@
 """Reward and judge against KL: PPO, RLOO, GRPO, DPO, IPO, rejection sampling and best-of-n; and why DPO lies below PPO.
 
-    python benchmarks/frontier.py                  # every row: two to three hours on one core
+    python benchmarks/frontier.py                  # every row: about 40 minutes of one core
     python benchmarks/frontier.py DPO "DPO, one epoch"  # those of two methods
 
 On the preset `tiny`, from the models of notebooks 1 and 2, which are run once. Each run is a row of
