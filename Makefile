@@ -66,7 +66,7 @@ address: .venv/installed  ## carry the repository's address from pyproject.toml 
 links: .venv/installed  ## ask every outside link whether it is still there (needs the network)
 	$(BIN)/python tools/links.py
 
-# `make test`: two at a time, one core each, and each prints when it is done. Notebook 3 and Beyond 1, 4 and 6 take the
+# `make test`: two at a time, one core each, and each prints when it is done. Notebook 3 and Beyond 1, 4, 5 and 6 take the
 # models of notebooks 1 and 2; Beyond 2 and 3 make their own and run meanwhile.
 TESTED := $(CURDIR)/artifacts/test
 PYTEST := $(AFRESH) RLHF_ARTIFACTS="$(TESTED)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5

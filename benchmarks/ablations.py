@@ -19,7 +19,7 @@ from unittest.mock import patch
 import pandas as pd
 import torch
 from trained import notebook_3, start_as_reward_model
-from workload import collect, markdown
+from workload import change, collect, markdown
 
 from rlhf_helpers import data, evaluation, judges, models, ppo
 from rlhf_helpers.beyond import loops
@@ -33,7 +33,6 @@ SHOWN = {
     "distinct_2": "distinct-2", "eos_rate": "end-of-text", "explained_variance": "explained variance",
 }  # fmt: skip
 CORRECT = "as it should be"
-T = {2: 12.7062, 3: 4.30265, 4: 3.18245, 5: 2.77645}  # Student's, for 95 %, by the number of seeds
 
 
 def setting(run, **fields):
@@ -137,11 +136,8 @@ def table(runs: pd.DataFrame) -> str:
     for row, found in runs.groupby("ablation", sort=False):
         rows.append([row])
         for name in shown:
-            change = (found.set_index("seed")[name] - correct[name]).dropna()
-            rows[-1].append(f"{found[name].mean():.2f}")
-            if row != CORRECT and len(change) > 1:
-                mean, half = change.mean(), T[len(change)] * change.sem()
-                rows[-1][-1] += f" ({mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}])"
+            difference = "" if row == CORRECT else change(found.set_index("seed")[name], correct[name])
+            rows[-1].append(f"{found[name].mean():.2f}{difference}")
     return markdown(["PPO", *(SHOWN[name] for name in shown)], *rows)
 
 

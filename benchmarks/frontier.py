@@ -45,17 +45,21 @@ def sample(run, lm, prompts, seed):
     return sample_rollouts(lm, prompts, run.tokenizer, run.preset.ppo_new_tokens, generator)
 
 
+def figures(run, kl, reward, texts, ended) -> dict:
+    """A row of the table: means, the judge's verdict and the variety of the texts."""
+    judged, variety = judges.JUDGES[run.preset.judge](texts).mean(), evaluation.distinct_n(texts)
+    means = {"kl": kl, "reward": reward.mean(), "judge": judged, "ended": ended.float().mean(), "distinct_2": variety}
+    return {name: round(float(x), 4) for name, x in means.items()}
+
+
 @torch.no_grad()
 def measure(run, lm) -> dict:
     batch = sample(run, lm, run.prompts("validation", 512, run.preset.seed), run.preset.seed)
     kl = evaluation.response_logprob(lm, batch) - evaluation.response_logprob(run.reference, batch)
-    texts = batch.texts(run.tokenizer)
-    judged, ended = judges.JUDGES[run.preset.judge](texts).mean(), batch.ended.float().mean()
-    found = {"kl": kl.mean(), "reward": scores(run, batch).mean(), "judge": judged, "ended": ended}
-    return {k: round(float(x), 4) for k, x in (found | {"distinct_2": evaluation.distinct_n(texts)}).items()}
+    return figures(run, kl.mean(), scores(run, batch), batch.texts(run.tokenizer), batch.ended)
 
 
-def with_rewards(run, beta, seed, k=1, estimate=lambda experience: experience, critic=None):
+def with_rewards(run, beta, seed, k=1, estimate=lambda experience: experience, critic=False):
     """PPO's loop: `k` responses to a prompt, 64 an update."""
     preset = replace(run.preset, seed=seed, ppo_beta=beta, ppo_critic_updates=0, ppo_minibatch=64)
     policy = copy.deepcopy(run.policy) if critic else models.PolicyWithValueHead(run.sft).to(preset.device)
@@ -184,10 +188,8 @@ def best_of(run, n, seed):
     found = torch.stack([scores(run, batch) for batch in batches])
     best, texts = found.argmax(0).tolist(), [batch.texts(run.tokenizer) for batch in batches]
     chosen = [texts[i][row] for row, i in enumerate(best)]
-    ended = torch.stack([batch.ended for batch in batches])[best, range(len(prompts))].float().mean()
-    judged = judges.JUDGES[run.preset.judge](chosen).mean()
-    found = {"kl": evaluation.best_of_n_kl(n), "reward": found.amax(0).mean(), "judge": judged, "ended": ended}
-    return {k: round(float(x), 4) for k, x in (found | {"distinct_2": evaluation.distinct_n(chosen)}).items()}
+    ended = torch.stack([batch.ended for batch in batches])[best, range(len(prompts))]
+    return figures(run, evaluation.best_of_n_kl(n), found.amax(0), chosen, ended)
 
 
 def rloo(run, beta, seed, k=4, of_group=one_out):

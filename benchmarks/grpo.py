@@ -21,15 +21,15 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import torch
-from ablations import T
-from workload import collect, markdown
+from workload import change, collect, markdown
 
 from rlhf_helpers.environment import prepare
+from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.presets import load_preset
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "grpo-tiny.csv"
-BEFORE, GRPO = "before GRPO", "GRPO"
+BEFORE, GRPO, SENTENCE = "before GRPO", "GRPO", "a sentence is asked for too"
 ROWS: dict[str, dict] = {
     BEFORE: {"updates": 0},
     GRPO: {},
@@ -41,7 +41,7 @@ ROWS: dict[str, dict] = {
     "KL in the reward, not divided": {"kl_in": "reward", "divide": False},
     "clip-higher": {"high": 0.28},
     "dynamic sampling": {"dynamic": True},
-    "a sentence is asked for too": {},  # the grammar's verdict is part of the reward
+    SENTENCE: {},  # the grammar's verdict is part of the reward
 }
 SHOWN = {
     "success": "responses that pass", "sentences": "still a sentence", "both": "both", "hard": "pass, hard requests",
@@ -91,12 +91,12 @@ def figures(row: str, seed: int) -> dict:
         run = n["loops"].new_run(
             n["folder"] / row, policy, n["preset"], "policy", steps=settings.updates, lr=settings.lr, grpo=str(settings)
         )
-        n["train_grpo"](policy, run, settings, with_grammar if "sentence" in row else verify)
+        n["train_grpo"](policy, run, settings, with_grammar if row == SENTENCE else verify)
         sampled = run.metrics["sampled"].sum()
     batch = n["answer"](policy.eval(), tasks)
     passed, whole = verify(tasks, batch), sentences(batch)
     with torch.no_grad():
-        kl = sum(sign * n["token_logprobs"](lm, batch).sum(1) for sign, lm in ((1, policy), (-1, n["reference"])))
+        kl = response_logprob(policy, batch) - response_logprob(n["reference"], batch)
     found = {
         "success": passed.mean(), "sentences": whole.mean(), "both": (passed * whole).mean(),
         "hard": passed[hard_requests(seed)].mean(), "kl": kl.mean(),
@@ -112,12 +112,10 @@ def table(runs: pd.DataFrame) -> str:
         found = runs[runs["change"] == row]
         rows.append([row])
         for name in SHOWN:
-            change = (found.set_index("seed")[name] - grpo[name]).dropna()
-            digits = 0 if name == "sampled" else 1 if name in ("kl", "length") else 2
-            rows[-1].append(f"{found[name].mean():,.{digits}f}")
-            if row not in (BEFORE, GRPO) and len(change) > 1 and name in ("success", "sentences", "both", "hard"):
-                mean, half = change.mean(), T[len(change)] * change.sem()
-                rows[-1][-1] += f" ({mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}])"
+            digits = {"sampled": 0, "kl": 1, "length": 1}.get(name, 2)
+            compared = digits == 2 and row not in (BEFORE, GRPO)
+            difference = change(found.set_index("seed")[name], grpo[name]) if compared else ""
+            rows[-1].append(f"{found[name].mean():,.{digits}f}{difference}")
     return markdown(["change", *SHOWN.values()], *rows)
 
 

@@ -122,6 +122,18 @@ def collect(path, jobs) -> pd.DataFrame:
     return rows()
 
 
+STUDENT = {2: 12.7062, 3: 4.30265, 4: 3.18245, 5: 2.77645}  # for 95 %, by the number of seeds
+
+
+def change(found: pd.Series, correct: pd.Series) -> str:
+    """The mean difference of two series by seed, and its 95 % interval; nothing where they share no two seeds."""
+    differences = (found - correct).dropna()
+    if len(differences) < 2:
+        return ""
+    mean, half = differences.mean(), STUDENT[len(differences)] * differences.sem()
+    return f" ({mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}])"
+
+
 def markdown(head, *rows) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
+from rlhf_helpers import ppo
 from rlhf_helpers.beyond import preferences
 from rlhf_helpers.data import encode
 from rlhf_helpers.evaluation import response_logprob
@@ -74,6 +76,18 @@ def test_rloo_leaves_one_out(r):
     two_prompts = torch.tensor(r + [10 * x for x in r])
     advantages = preferences.rloo_advantages(two_prompts, len(r))
     assert torch.allclose(advantages, torch.tensor(expected + [10 * x for x in expected]), atol=1e-3)
+
+
+def test_rloo_leaves_the_value_head_alone(policy, prompts, collected, step_of):
+    e = collected(policy, [prompt for prompt in prompts for _ in "ab"])
+    one_a_response = preferences.rloo_advantages(e.rewards.sum(1), k=2)[:, None] * e.rollouts.response_mask
+    e = replace(e, advantages=one_a_response)
+    assert torch.allclose(e.advantages[::2, 0], -e.advantages[1::2, 0], atol=1e-5), "two responses, one advantage"
+    weights = policy.value_head.weight.clone(), policy.lm.transformer.wte.weight.clone()
+    step = step_of(torch.optim.SGD(policy.parameters(), lr=0.1))
+    ppo.ppo_update(policy, e, step, epochs=1, minibatch=4, max_kl=1e9, value_coef=0.0)
+    assert torch.equal(policy.value_head.weight, weights[0])
+    assert not torch.equal(policy.lm.transformer.wte.weight, weights[1])
 
 
 HUMAN = "\n\nHuman: which film ?\n\nAssistant:"
