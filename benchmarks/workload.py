@@ -86,8 +86,8 @@ def machine() -> str:
     return f"{torch.cpu.get_capabilities()['cpu_name']}, {os.cpu_count()} cores"
 
 
-def report(seconds: float) -> None:
-    """Prints JSON: seconds, peak memory (the process's, or the GPU's), FLOP per second of a large product."""
+def report(seconds: float, **more: float) -> None:
+    """Prints JSON: seconds, peak memory (the process's, or the GPU's), FLOP per second of a large product, and more."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if DEVICE == "cuda":
         peak = torch.cuda.max_memory_allocated()
@@ -96,7 +96,7 @@ def report(seconds: float) -> None:
     used = [f"{name} {version(name)}" for name in ("torch", "transformers", "trl") if name in sys.modules]
     versions = ", ".join([f"python {platform.python_version()}", *used])
     found = {"seconds": seconds, "peak_gib": peak / 2**30, "matrix_product": product}
-    print(json.dumps(found | {"machine": machine(), "versions": versions}))
+    print(json.dumps(found | more | {"machine": machine(), "versions": versions}))
 
 
 def measured(*command) -> dict:

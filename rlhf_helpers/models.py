@@ -113,6 +113,19 @@ def disable_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
+def checkpoint_layers(model: nn.Module) -> nn.Module:
+    """Keeps only the input of each layer for the backward pass, which computes the rest of the layer once more.
+
+    The gradients are the same, a step takes about a third longer, and what the activations take in memory no longer
+    grows with the number of layers. Acts in training mode. Source: Chen et al., arXiv 1604.06174.
+    """
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):  # by its name of before and since transformers 5.20
+            enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
+    return model.train()
+
+
 def freeze(model: nn.Module) -> nn.Module:
     """Evaluation mode and no gradients: for the reference and the reward model."""
     return model.eval().requires_grad_(False)

@@ -137,12 +137,14 @@ DASHBOARD = {
 
 
 def dashboard(metrics: pd.DataFrame) -> Figure:
-    """The nine panels to watch while PPO trains, from a run's metrics so far."""
+    """The nine panels to watch while PPO trains, from a run's metrics so far: pale each update, full five on average."""
     figure, axes = new_figure(3, 3, width=9.5, height=7)
     for axis, (title, names) in zip(axes.flat, DASHBOARD.items()):
         for name, colour, style in zip(names, (BLUE, ORANGE), ("-", "--")):
             if name in metrics:
-                axis.plot(metrics["step"], metrics[name], color=colour, ls=style, label=name.replace("_", " "))
+                smooth = metrics[name].rolling(5, center=True, min_periods=1).mean()
+                axis.plot(metrics["step"], metrics[name], color=colour, alpha=0.35, lw=1)
+                axis.plot(metrics["step"], smooth, color=colour, ls=style, label=name.replace("_", " "))
         axis.set_title(title, fontsize=10)
         if names == ("explained_variance",):
             axis.axhline(0, color="black", lw=0.8)

@@ -37,6 +37,7 @@ class Preset:
     second_judge: Text | None = None  # a classifier, Hub id or folder, trained on other data
     device: Annotated[str, Field(pattern=r"^(cpu|cuda|mps)(:\d+)?$")] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: matrix products in bfloat16, weights in fp32
+    gradient_checkpointing: bool = False  # less memory for a third more time: see models.checkpoint_layers
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     artifacts: Path = Path("artifacts")
     max_tokens: Annotated[int, Field(ge=2)] = 64  # a longer sentence is cut (and then has no end-of-text)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_helpers.checks import check
 from rlhf_helpers.health import watch
-from rlhf_helpers.models import LanguageModel, PolicyWithValueHead
+from rlhf_helpers.models import LanguageModel, PolicyWithValueHead, checkpoint_layers
 from rlhf_helpers.ppo import Experience, collect_experience, experience_stats, ppo_update
 from rlhf_helpers.presets import Preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
@@ -28,6 +28,8 @@ def new_run(
     Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours; `made_from`
     names the models of notebooks 1 and 2 that it starts from.
     """
+    if preset.gradient_checkpointing:
+        checkpoint_layers(model)
     if isinstance(model, PolicyWithValueHead):
         groups = model.parameter_groups(lr, preset.ppo_value_lr if model.critic is not None else lr)
     else:

@@ -10,7 +10,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from rlhf_helpers import ppo
 from rlhf_helpers.data import pad
-from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropout, freeze, load_lm
+from rlhf_helpers.models import (
+    PolicyWithValueHead,
+    RewardModel,
+    checkpoint_layers,
+    disable_dropout,
+    freeze,
+    load_lm,
+)
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
 
 IDS = dict(vocab_size=19, bos_token_id=0, eos_token_id=0, pad_token_id=1, initializer_range=0.3)
@@ -103,6 +110,22 @@ def test_a_ppo_update_with_a_critic_is_saved(folder, prompts, collected, step_of
     for ours, theirs in zip(policy(ids, mask), again(ids, mask)):
         assert torch.allclose(ours[mask == 1], theirs[mask == 1], atol=1e-4)
     assert not torch.allclose(policy(ids, mask)[0], reference(ids, attention_mask=mask).logits, atol=1e-3), "no step"
+
+
+def test_checkpointed_layers_give_the_same_gradients_from_less(folder, tokenizer, prompts):
+    policy = PolicyWithValueHead(str(folder), critic=RewardModel(str(folder))).train()
+    torch.nn.init.normal_(policy.value_head.weight)
+    rollouts, gradients, kept = sample_rollouts(policy, prompts, tokenizer, 8), [], []
+    for change in (lambda policy: policy, checkpoint_layers):
+        change(policy).zero_grad()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            logits, values, _ = response_outputs(policy, rollouts)
+            (logits.log_softmax(-1)[:, 3].mean() + values.mean()).backward()
+        gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
+        kept.append(sum(sizes))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < kept[0] / 2
 
 
 def test_lora_finds_the_weights_of_the_architecture(folder, tokenizer, prompts):
