@@ -17,15 +17,15 @@ def start_as_reward_model(policy, reward_model, mean: float, std: float) -> None
     policy.value_head.bias.fill_(-mean / std)
 
 
-def notebook_3(preset, reward_model=None) -> SimpleNamespace:
-    """The models of notebooks 1 and 2 (or another reward model), a policy whose critic starts as the reward model, and the reward.
+def notebook_3(preset) -> SimpleNamespace:
+    """The models of notebooks 1 and 2, a policy whose critic starts as the reward model, and the reward.
 
     `prompts(split, n, seed)` gives token ids; `sample(lm, n)` one response to each of n prompts, 128 at a time;
     `samples` are those of the SFT policy, on which the reward has mean 0 and standard deviation 1.
     """
     sft, reviews = str(preset.require("sft")), data.load_sentences(preset.dataset, seed=preset.seed)
     tokenizer, reference = data.load_tokenizer(sft), models.freeze(models.load_lm(sft)).to(preset.device)
-    reward_model = reward_model or models.RewardModel.from_pretrained(preset.require("reward_model"))
+    reward_model = models.RewardModel.from_pretrained(preset.require("reward_model"))
     reward_model = models.freeze(reward_model).to(preset.device)
     rows = {x: data.encode(reviews[x]["sentence"], tokenizer, preset.max_tokens) for x in ("test", "validation")}
 

@@ -24,6 +24,7 @@ PAPERS = {  # cite a further one by its abstract's page, and enter it here
     "1506.02438": "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
     "1907.11692": "RoBERTa: A Robustly Optimized BERT Pretraining Approach",
     "1706.04599": "On Calibration of Modern Neural Networks",
+    "1604.06174": "Training Deep Nets with Sublinear Memory Cost",
     "1707.06347": "Proximal Policy Optimization Algorithms",
     "1909.08593": "Fine-Tuning Language Models from Human Preferences",
     "1910.02054": "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
