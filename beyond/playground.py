@@ -37,7 +37,7 @@ LEGEND = (
 )
 UNLIKELY = (
     "A response is called unlikely as a review if SFT, a model of reviews, gives its tokens more nats (a lower "
-    "probability) than 95 % of what SFT writes itself. A broken sentence is unlikely, and so is a good one in rare words."
+    "probability) than 95 % of what SFT writes. A broken sentence is unlikely, and so is a good one in rare words."
 )
 STYLE = """
 .nicegui-content { max-width: 80rem; margin: auto; gap: .75rem; align-items: stretch }
@@ -101,7 +101,7 @@ def free_policy(preset: Preset) -> Any | None:
         return None
     with loading(f"the policy of beta 0 in {path}"), safe_open(path, "pt") as file, torch.no_grad():
         run = json.loads(file.metadata()["run"])
-        run["settings"].pop("made_from")
+        run["settings"].pop("made_from", None)
         if run["done"] < run["steps"] or differences(run["settings"], replace(preset, ppo_beta=0.0).settings("policy")):
             return None
         lm = load_lm(str(preset.folder("policy")))
