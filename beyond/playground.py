@@ -321,6 +321,7 @@ def main() -> None:
     quiet()
     try:
         preset, why = finished_preset()
+        print("Loading the models and drawing 512 samples of SFT, the unit of the reward: minutes for a large model")
         playground = load(preset)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
