@@ -51,8 +51,8 @@ lab: .venv/installed  ## open the notebooks in JupyterLab
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[play]'
 	@touch $@
 
-play: .venv/play  ## base, SFT and PPO side by side on a page of your own machine, after make tutorial
-	RLHF_PRESET=$${RLHF_PRESET:-tiny} $(BIN)/python beyond/playground.py
+play: .venv/play  ## base, SFT and PPO, with a price on the KL and without, side by side on a page of your own machine, after make tutorial
+	$(BIN)/python beyond/playground.py
 
 lint: .venv/installed  ## code and notebooks by ruff, type hints, spelling
 	$(BIN)/ruff check

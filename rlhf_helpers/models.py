@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -79,10 +80,15 @@ def _load(auto: Any, name_or_path: str, what: str) -> Any:
 def load_lm(name_or_path: str) -> PreTrainedModel:
     """A causal language model with fp32 weights, from safetensors only.
 
+    Its generation_config, which is saved with it and which servers go by, says what is done here: sample at
+    temperature 1 from all tokens.
+
     Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none, or if its own
     forward does something to the logits that `lm_logits` does not know.
     """
     lm = _load(transformers.AutoModelForCausalLM, name_or_path, "the model").eval()
+    special = {name: getattr(lm.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    lm.generation_config = transformers.GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **special)
     ids = torch.tensor([[0, 1], [0, 2]])
     own = lm(ids).logits.float()
     causal = own[0, 0].allclose(own[1, 0], atol=1e-4)
@@ -305,8 +311,16 @@ class PolicyWithValueHead(nn.Module):
         return [{"params": policy, "lr": lr}, {"params": critic, "lr": value_lr}]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The language model as transformers saves it, the head in value_head.safetensors, a critic in critic/."""
+        """The language model as transformers saves it, the head in value_head.safetensors, a critic in critic/.
+
+        An index says that the model is in model.safetensors alone: without one vLLM takes every safetensors
+        file of a folder for a part of the model, and would stop at the value head or a checkpoint.
+        """
         self.lm.save_pretrained(folder)
+        if (weights := Path(folder) / "model.safetensors").exists():  # else it is an adapter, or has its index
+            with safe_open(weights, "pt") as file:
+                index = {"metadata": {}, "weight_map": dict.fromkeys(file.keys(), weights.name)}
+            weights.with_name("model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
         save_file(self.value_head.state_dict(), Path(folder) / "value_head.safetensors")
         if self.critic is not None:
             self.critic.save_pretrained(Path(folder) / "critic")

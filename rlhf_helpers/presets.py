@@ -175,8 +175,8 @@ def _presets(device: str) -> dict[str, Preset]:
     return {"tiny": tiny, "gpt2": gpt2, "smollm2": smollm2}
 
 
-def load_preset(name: str | None = None) -> Preset:
-    """The preset called `name`, else the one in RLHF_PRESET, else by the hardware.
+def load_preset(name: str | None = None, why: str = "asked for") -> Preset:
+    """The preset called `name` (`why` it is says the caller), else the one in RLHF_PRESET, else by the hardware.
 
     Without either it is `gpt2` where there is an accelerator and `tiny` elsewhere. Prints
     which one it is, why, and how to change it. RLHF_SEED, RLHF_MODEL, RLHF_DATASET and
@@ -184,7 +184,7 @@ def load_preset(name: str | None = None) -> Preset:
     """
     device, named = _device(), os.environ.get("RLHF_PRESET")
     default = ("tiny", "there is no accelerator here") if device == "cpu" else ("gpt2", f"{device} is here")
-    name, why = (name, "asked for") if name else (named, "RLHF_PRESET is set to it") if named else default
+    name, why = (name, why) if name else (named, "RLHF_PRESET is set to it") if named else default
     presets = _presets(device)
     check(name in presets, f"unknown preset {name!r}: choose one of {', '.join(presets)}")
     changes = {field: os.environ.get(f"RLHF_{field.upper()}") for field in ("seed", "model", "dataset", "artifacts")}

@@ -1,5 +1,6 @@
 """Rollouts: prompts in, sampled responses and their log-probabilities out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -54,14 +55,16 @@ class Rollouts:
 def sample_rollouts(
     policy: LanguageModel, prompts: list[list[int]] | list[str], tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int, generator: torch.Generator | None = None,
+    on_tokens: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Rollouts:  # fmt: skip
     """One response to each prompt (text or token ids), sampled together with a KV cache.
 
     Samples at temperature 1 from the whole distribution: the log-probabilities recorded are
     then those of the policy itself, which the ratio and the KL are about (trl#235). `policy`
     is a `PolicyWithValueHead` or any causal language model of transformers. A row stops at its
-    own end-of-text and leaves the batch. Raises ValueError for no prompt, an empty one, or one
-    that does not fit into the model's positions with its response.
+    own end-of-text and leaves the batch. `on_tokens(rows, ids)` is called as each column is sampled, with
+    the rows still being written and a token for each, both (A,). Raises ValueError for no prompt, an empty
+    one, or one that does not fit into the model's positions with its response.
     """
     rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
     lm = policy.lm if isinstance(policy, PolicyWithValueHead) else policy
@@ -88,6 +91,8 @@ def sample_rollouts(
             response_ids[alive, t] = sampled[:, 0]
             logprobs[alive, t] = distribution.gather(1, sampled)[:, 0]
             response_mask[alive, t] = 1
+            if on_tokens:
+                on_tokens(alive, sampled[:, 0])
             writing = (sampled[:, 0] != eos).nonzero()[:, 0]
             if len(writing) < len(alive):  # a finished row costs nothing from here on
                 cache.batch_select_indices(writing)

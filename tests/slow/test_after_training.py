@@ -174,10 +174,10 @@ def test_block_runs(reader, i):
 def test_it_samples_as_trained(reader):
     printed, names = result(reader, "policy.generate("), reader.names
     assert printed.strip().startswith("the film is") and "a slow start , but" in printed
-    policy = AutoModelForCausalLM.from_pretrained(names["folder"])  # as it is before the page sets its top_k
-    settings = dict(max_new_tokens=1, do_sample=True, return_dict_in_generate=True, output_scores=True)
-    cut, whole = (policy.generate(**names["prompts"], **settings, **k).scores[0] for k in ({}, {"top_k": 0}))
-    assert whole.isfinite().all() and (cut.isfinite().sum(1) == 50).all()
+    policy = AutoModelForCausalLM.from_pretrained(names["folder"])
+    settings = dict(max_new_tokens=1, return_dict_in_generate=True, output_scores=True)
+    whole = policy.generate(**names["prompts"], **settings).scores[0]
+    assert policy.generation_config.do_sample and whole.isfinite().all(), "some tokens are never sampled"
     for row in range(2):  # padding moves nothing
         alone = names["tokenizer"](["the film is", "a slow start , but"][row], return_tensors="pt")
         assert policy(**alone).logits[0, -1].allclose(whole[row], atol=1e-4)

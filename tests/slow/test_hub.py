@@ -66,7 +66,14 @@ def test_a_policy_arrives_byte_for_byte_with_its_card_and_loads(server, policy, 
     before = contents(policy)
     said = hub.push(policy, "someone/reviews", **CARD)
     got = server.repos["someone/reviews"]
-    assert {"README.md", "model.safetensors", "tokenizer.json", "evaluation.json", "metrics.csv"} <= set(got)
+    assert {
+        "README.md",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "evaluation.json",
+        "metrics.csv",
+    } <= set(got)
     assert all(content == (policy / name).read_bytes() for name, content in got.items())
     assert b"private" not in got.values() and not any("checkpoint" in name for name in got)
     assert contents(policy) == before | {Path("README.md"): got["README.md"]}, "something here was changed"

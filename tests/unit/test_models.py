@@ -1,10 +1,12 @@
 """models.py and rollouts.py on one model: padding, heads, saving, ends. All families: test_architectures."""
 
+import json
 from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, pipeline
 
 from rlhf_helpers import rollouts as rollouts_module
 from rlhf_helpers.data import encode, pad
@@ -47,6 +49,13 @@ def test_a_saved_policy_comes_back_and_writes_in_a_pipeline_of_transformers(poli
     while len(ids) < 5 and ids[-1] != tokenizer.eos_token_id:
         ids.append(policy(torch.tensor([ids]), torch.ones(1, len(ids)))[0][0, -1].argmax().item())
     assert theirs[0]["generated_token_ids"] == ids
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]  # what vLLM loads
+    assert set(index.values()) == {"model.safetensors"}
+    assert index.keys() == load_file(tmp_path / "model.safetensors").keys()
+    again.save_pretrained(tmp_path)
+    settings = GenerationConfig.from_pretrained(tmp_path)
+    assert (settings.do_sample, settings.temperature, settings.top_k, settings.top_p) == (True, 1.0, 0, 1.0)
+    assert settings.eos_token_id == tokenizer.eos_token_id
 
 
 def test_response_outputs_are_those_of_the_padded_batch(policy, tokenizer, prompts):
@@ -64,7 +73,14 @@ def test_response_outputs_are_those_of_the_padded_batch(policy, tokenizer, promp
 
 def test_each_row_ends_at_its_own_end_of_text(lm, tokenizer, prompts):
     torch.manual_seed(0)
-    rollouts = sample_rollouts(lm, prompts * 8, tokenizer, 8)
+    told = [[] for _ in prompts * 8]
+
+    def tell(rows, ids):
+        for row, token_id in zip(rows.tolist(), ids.tolist()):
+            told[row].append(token_id)
+
+    rollouts = sample_rollouts(lm, prompts * 8, tokenizer, 8, on_tokens=tell)
+    assert told == [ids[mask == 1].tolist() for ids, mask in zip(rollouts.response_ids, rollouts.response_mask)]
     for ids, mask, ended in zip(rollouts.response_ids, rollouts.response_mask, rollouts.ended):
         n = int(mask.sum())
         assert (mask[:n] == 1).all() and (mask[n:] == 0).all()
