@@ -88,6 +88,7 @@ def before_and_after(folder: Path) -> str:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a pipe of Windows can't show every character
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers", description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="+", choices=STAGES)
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
