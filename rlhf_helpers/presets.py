@@ -13,7 +13,9 @@ from pydantic.dataclasses import dataclass
 
 from rlhf_helpers.checks import check, differences
 
-TINY = Path(os.path.relpath(Path(__file__).parent / "tiny"))  # relative: the same in every checkout
+HERE = Path(__file__).parent
+# relative: the same in every checkout; but from one drive of Windows to another there is no such path
+TINY = Path(os.path.relpath(HERE / "tiny")) if HERE.drive == Path.cwd().drive else HERE / "tiny"
 SMOLLM2 = Path("artifacts/base/SmolLM2-135M-Instruct")  # where rlhf_helpers.smollm2 puts it
 IMDB_JUDGE = Path("artifacts/base/imdb-judge")  # and rlhf_helpers.imdb_judge its classifier
 NOTEBOOKS = {"sft": "1-SFT.ipynb", "reward_model": "2-RM Training.ipynb", "policy": "3-RLHF.ipynb"}
@@ -102,7 +104,7 @@ class Preset:
         common = ("name", "model", "dataset", "precision", "seed", "max_tokens")
         found = {k: v for k, v in asdict(self).items() if k in common or k.startswith(prefixes)}
         for k in ("model", "dataset"):  # the embedded ones are the same wherever you stand
-            found[k] = found[k].replace(str(TINY), "embedded")
+            found[k] = found[k].replace(TINY.as_posix(), "embedded")
         return found | ({"made_from": {s: digest(self.folder(s)) for s in made_from}} if made_from else {})
 
     def on_checked_device(self, lm) -> "Preset":
@@ -152,10 +154,10 @@ def _bf16_pays(device: str) -> bool:
 
 
 def _presets(device: str) -> dict[str, Preset]:
-    tiny = Preset(name="tiny", model=str(TINY / "base"), dataset=str(TINY / "reviews"), judge="grammar")
+    tiny = Preset(name="tiny", model=(TINY / "base").as_posix(), dataset=(TINY / "reviews").as_posix(), judge="grammar")
     gpt2 = Preset(
         name="gpt2", model="openai-community/gpt2", dataset="stanfordnlp/sst2", judge="vader",
-        second_judge=str(IMDB_JUDGE) if IMDB_JUDGE.exists() else "lvwerra/distilbert-imdb",
+        second_judge=IMDB_JUDGE.as_posix() if IMDB_JUDGE.exists() else "lvwerra/distilbert-imdb",
         device=device, precision="bf16" if _bf16_pays(device) else "fp32",
         sft_epochs=3, sft_lr=5e-5,
         rm_examples=None, rm_epochs=1, rm_lr=2e-5,
@@ -166,7 +168,7 @@ def _presets(device: str) -> dict[str, Preset]:
         gpt2 = replace(gpt2, sft_epochs=1, rm_examples=8_000, ppo_updates=100, ppo_batch=32)
         gpt2 = replace(gpt2, sft_lr=3e-4, rm_lr=2e-4, ppo_lr=5e-5, ppo_value_lr=1e-4)
     smollm2 = replace(
-        gpt2, name="smollm2", model=str(SMOLLM2) if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
+        gpt2, name="smollm2", model=SMOLLM2.as_posix() if SMOLLM2.exists() else "HuggingFaceTB/SmolLM2-135M-Instruct",
         sft_epochs=1, sft_examples=8_000, sft_lr=1e-4,
         rm_examples=28_000, rm_epochs=1, rm_lr=5e-5,
         ppo_updates=60, ppo_batch=32, ppo_minibatch=16, ppo_epochs=2, ppo_lr=5e-5, ppo_value_lr=1e-4,

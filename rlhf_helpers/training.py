@@ -179,7 +179,8 @@ class Run:
         try:
             with safe_open(self.checkpoint, "pt") as file:
                 run = json.loads(file.metadata()["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                # copies: Windows does not replace a file that is still mapped into memory
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{self.checkpoint} is broken, or no run's: {error}. Delete it to start anew.") from error
         shapes = {name: tuple(x.shape) for name, x in tensors.items() if name.startswith("model.")}

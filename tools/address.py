@@ -1,7 +1,7 @@
 """Carries the repository's address from pyproject.toml to wherever else it stands.
 
-`make address` writes it into CITATION.cff, each notebook's set-up cell, the Colab badge under each
-notebook's title and those in the README's tables. A notebook that has no badge yet gets one. Run
+`make address` writes it into CITATION.cff, each notebook's set-up cell, the badges of Colab and Kaggle under
+each notebook's title and those in the README's tables. A notebook that has none yet gets them. Run
 again, it changes nothing.
 """
 
@@ -13,8 +13,12 @@ from urllib.parse import quote
 
 import nbformat
 
-BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/{path})"
-ANY_BADGE = r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)"
+BADGES = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/{path}) "
+    "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+    "(https://kaggle.com/kernels/welcome?src={address}/blob/main/{path})"
+)
+ANY_BADGE = r"\[!\[Open in (?:Colab|Kaggle)\]\([^)]*\)\]\([^)]*\)"
 
 
 def repository(root: Path) -> str:
@@ -25,10 +29,10 @@ def repository(root: Path) -> str:
     return address
 
 
-def badge(address: str, path: str) -> str:
-    """Opens the notebook at `path` (from the root) in Colab."""
+def badges(address: str, path: str) -> str:
+    """They open the notebook at `path` (from the root) in Colab and in Kaggle."""
     colab = address.replace("https://github.com", "https://colab.research.google.com/github")
-    return BADGE.format(colab=colab, path=quote(path))
+    return BADGES.format(colab=colab, address=address, path=quote(path))
 
 
 def once(pattern: str, new: str, text: str, where: Path) -> str:
@@ -43,18 +47,19 @@ def carry(root: Path) -> list[Path]:
     """Writes the address everywhere; the files that changed."""
     address, texts = repository(root), {}
     citation, readme = root / "CITATION.cff", root / "README.md"
-    texts[citation] = once(r"^repository-code: .*$", f"repository-code: {address}", citation.read_text(), citation)
+    cited = citation.read_text(encoding="utf-8")
+    texts[citation] = once(r"^repository-code: .*$", f"repository-code: {address}", cited, citation)
     texts[readme] = re.sub(  # the first column of a table
-        rf"^(\| \[[^]]+\]\(([^)]+\.ipynb)\))( {ANY_BADGE})? \|",
-        lambda row: f"{row[1]} {badge(address, row[2].replace('%20', ' '))} |",
+        rf"^(\| \[[^]]+\]\(([^)]+\.ipynb)\))((?: {ANY_BADGE})*) \|",
+        lambda row: f"{row[1]} {badges(address, row[2].replace('%20', ' '))} |",
         readme.read_text(encoding="utf-8"),
         flags=re.M,
     )
     for path in sorted([*root.glob("*.ipynb"), *root.glob("beyond/*.ipynb")]):
         notebook = nbformat.read(path, as_version=4)
         title, first = notebook.cells[0], next(c for c in notebook.cells if c.cell_type == "code")
-        heading, _, rest = re.sub(rf"^{ANY_BADGE}\n+", "", title.source, flags=re.M).partition("\n")
-        title.source = f"{heading}\n\n{badge(address, path.relative_to(root).as_posix())}\n\n{rest.lstrip()}"
+        heading, _, rest = re.sub(rf"^(?:{ANY_BADGE} ?)+\n+", "", title.source, flags=re.M).partition("\n")
+        title.source = f"{heading}\n\n{badges(address, path.relative_to(root).as_posix())}\n\n{rest.lstrip()}"
         first.source = once(r"git\+https://[^\"]+", f"git+{address}", first.source, path)
         texts[path] = nbformat.writes(notebook) + "\n"
     changed = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
