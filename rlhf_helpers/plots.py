@@ -137,7 +137,7 @@ DASHBOARD = {
 
 
 def dashboard(metrics: pd.DataFrame) -> Figure:
-    """The nine panels to watch while PPO trains, from a run's metrics so far: pale each update, full five on average."""
+    """Nine panels to watch while PPO trains, from a run's metrics so far: pale each update, full the mean of five."""
     figure, axes = new_figure(3, 3, width=9.5, height=7)
     for axis, (title, names) in zip(axes.flat, DASHBOARD.items()):
         for name, colour, style in zip(names, (BLUE, ORANGE), ("-", "--")):
