@@ -14,16 +14,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "beyond"))
-
-import playground
-
 from rlhf_helpers import data, evaluation, ppo
 from rlhf_helpers.models import PolicyWithValueHead
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.training import autocast
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "beyond"))
+
+import playground  # noqa: E402
 
 PROMPTS = 40
 
@@ -40,7 +40,7 @@ def token_by_token(play: playground.Playground, prompt: list[int], row) -> dict:
     return {
         "tokens": [[str(play.tokenizer.decode(i)), reward] for i, reward in zip(ids, rewards)],
         "prompt_tokens": len(prompt),
-        "reward": round(row.reward, 2),
+        "reward": round(float(row.reward), 2),
         "ended": bool(row.eos_rate),
     }
 
@@ -107,6 +107,12 @@ def drawn_scores(play: playground.Playground, prompts: list[list[int]]) -> list[
     return [rounded(row, 3) for row in scores.T]
 
 
+def write(name: str, found) -> None:
+    path = ROOT / "docs" / "explore" / f"{name}.json"
+    path.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    print(path, path.stat().st_size, "bytes")
+
+
 def main() -> None:
     preset = load_preset()
     folder, play = preset.require("policy"), playground.load(preset)
@@ -114,13 +120,8 @@ def main() -> None:
     rows = data.encode(reviews, play.tokenizer, preset.max_tokens)
     prompts = data.sample_prompts(rows, preset.eval_prompts, preset.ppo_prompt_tokens, preset.seed)
     some = data.sample_prompts(rows, 64, preset.ppo_prompt_tokens, preset.seed)
-    for name, found in {
-        "explore": {"response": dissected(play, folder), "drawn": drawn_scores(play, some)},
-        "gallery": gallery(play, prompts, folder),
-    }.items():
-        path = ROOT / "docs" / "explore" / f"{name}.json"
-        path.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
-        print(path, path.stat().st_size, "bytes")
+    write("explore", {"response": dissected(play, folder), "drawn": drawn_scores(play, some)})
+    write("gallery", gallery(play, prompts, folder))
 
 
 if __name__ == "__main__":
