@@ -23,7 +23,7 @@ from rlhf_helpers.training import autocast
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "beyond"))
 
-import playground  # noqa: E402
+import playground  # noqa: E402  # pyrefly: ignore[missing-import]
 
 PROMPTS = 40
 
