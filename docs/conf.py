@@ -1,5 +1,6 @@
 """The series as a static site: `make book`. Sphinx with MyST-NB shows the notebooks as committed, and runs nothing."""
 
+import json
 import re
 import shutil
 import tomllib
@@ -16,7 +17,7 @@ project, author, copyright = "RLHF in Notebooks", "its contributors", "its contr
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
 root_doc = "README"
-PAGES = ["*.ipynb", "beyond/*.ipynb", "docs/*.md", "CONTRIBUTING.md"]
+PAGES = ["*.ipynb", "beyond/*.ipynb", "docs/*.md", "docs/explore/*.md", "CONTRIBUTING.md"]
 include_patterns = ["README.md", *PAGES]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_dmath_double_inline = True
@@ -27,8 +28,8 @@ suppress_warnings = ["config.cache"]
 html_theme = "furo"
 html_title = project
 html_favicon = "favicon.svg"
-html_static_path = ["site.css"]
-html_css_files = ["site.css"]
+html_static_path = ["site.css", "explore/explore.css", "explore/explore.js"]
+html_css_files = ["site.css", "explore.css"]
 html_copy_source = False
 html_math_renderer = "mathml"
 html_theme_options = {
@@ -38,6 +39,9 @@ html_theme_options = {
 }
 OTHERS = [p for pattern in PAGES for p in sorted(ROOT.glob(pattern))]
 CONTENTS = "\n".join(["\n\n```{toctree}\n:hidden:\n", *(p.relative_to(ROOT).as_posix() for p in OTHERS), "```\n"])
+
+
+CELLS = {c["id"]: c for c in json.loads((ROOT / "3-RLHF.ipynb").read_text(encoding="utf-8"))["cells"]}
 
 
 def as_mathml(block: bool):
@@ -50,8 +54,21 @@ def as_mathml(block: bool):
     return visit, None
 
 
+def cell(match) -> str:
+    """What `<!-- cell ID -->` stands for: the code of that cell of notebook 3, as it is now."""
+    return "```python\n" + "".join(CELLS[match[1]]["source"]) + "\n```"
+
+
+def data(match) -> str:
+    """What `<!-- data FILE -->` stands for: docs/explore/FILE in the page, so that it can be opened from a disk too."""
+    text = (ROOT / "docs" / "explore" / match[1]).read_text(encoding="utf-8").strip().replace("</", "<\\/")
+    return f'<script type="application/json" id="data">{text}</script>'
+
+
 def prepare(app, docname, source):
     """The front page lists the others; a badge is a picture on somebody else's server, so its text stands for it."""
+    source[0] = re.sub(r"<!-- cell (\w+) -->", cell, source[0])
+    source[0] = re.sub(r"<!-- data (\S+) -->", data, source[0])
     source[0] = re.sub(r"!\[([^]]*)\]\(https://[^)]*\.svg\)", r"\1", source[0])
     if docname == root_doc:
         source[0] += CONTENTS

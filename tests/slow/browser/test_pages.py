@@ -1,6 +1,8 @@
 """The site of `make book` and the playground's page, in Chromium."""
 
 import itertools
+import json
+import math
 import os
 import re
 import subprocess
@@ -23,6 +25,8 @@ from rlhf_helpers.rollouts import sample_rollouts
 
 pytest.importorskip("playwright", reason="driving a browser needs Playwright: make .venv/browser")
 from playwright.sync_api import expect
+
+from rlhf_helpers import evaluation, ppo
 
 ROOT = Path(__file__).parents[3]
 SITE, SHOTS = ROOT / "artifacts" / "book", ROOT / "artifacts" / "browser"
@@ -59,6 +63,65 @@ def test_every_page_of_the_site_is_whole_and_asks_nothing_from_outside(width, ch
         assert seen["overflow"] <= 0, name
     page.close()
     assert not trouble
+
+
+def outputs_of(cell):
+    """What a cell of notebook 3 has printed, as committed."""
+    cells = json.loads((ROOT / "3-RLHF.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = next(c["outputs"] for c in cells if c["id"] == cell)
+    return "".join("".join(output.get("text", "")) for output in outputs)
+
+
+def test_the_page_to_explore_computes_what_the_helpers_compute(page, site):
+    page.goto(site + "docs/explore/explore.html")
+    found, ones = page.evaluate("data.response"), torch.ones(1, len(page.evaluate("data.response.values")))
+    rewards, values = (torch.tensor([found[name]]) for name in ("rewards", "values"))
+    for lam in (0.0, 0.5, 0.95, 1.0):
+        theirs = page.evaluate("lam => gae(data.response.rewards, data.response.values, 1, lam).slice(0, 2)", lam)
+        for here, helper in zip(theirs, ppo.gae(rewards, values, ones, 1.0, lam)):
+            assert torch.allclose(torch.tensor([here]), helper, atol=1e-5)
+    for epsilon in (0.1, 0.2):
+        for ratio in (0.5, 0.85, 1.0, 1.15, 1.7):
+            for A in (1.0, -1.0):
+                one, zero = torch.ones(1, 1), torch.zeros(1, 1)
+                loss, _ = ppo.ppo_loss(math.log(ratio) * one, zero, zero, zero, A * one, zero, one, clip=epsilon)
+                here = page.evaluate("x => clippedObjective(...x)", [ratio, A, epsilon])
+                assert here == pytest.approx(-loss.item(), abs=1e-6)
+    for beta in (0.1, 1.0, 10.0):
+        pi, ref, reward = (
+            torch.tensor(x, dtype=torch.float64)
+            for x in page.evaluate("beta => [optimum(SIX.ref, SIX.reward, beta), SIX.ref, SIX.reward]", beta)
+        )
+        assert torch.allclose(pi, (ref.log() + reward / beta).softmax(0))
+        here = page.evaluate("([p, q]) => klEstimates(Math.log(p), Math.log(q))", [pi[4].item(), ref[4].item()])
+        for name, k in ppo.kl_estimates(pi[4].log(), ref[4].log()).items():
+            assert here[name] == pytest.approx(k.item(), abs=1e-9)
+    pi, kl = page.evaluate("[optimum(SIX.ref, SIX.reward, 1), exactKL(optimum(SIX.ref, SIX.reward, 1), SIX.ref)]")
+    for word, p in zip(page.evaluate("SIX.words"), pi):
+        assert f"'{word}': {round(p, 3)}" in outputs_of("8e212e75"), "notebook 3 prints another optimum"
+    sampled = page.evaluate("sampledKL(optimum(SIX.ref, SIX.reward, 1), SIX.ref, 100000, 1)")
+    assert all(abs(sampled[name][0] - kl) < 4 * sampled[name][1] for name in ("k1", "k3"))
+    assert abs(sampled["k2"][0] - kl) > 4 * sampled["k2"][1], "k2 is biased"
+    best = page.evaluate("[1, 16].map(n => [bestOfNKL(n), sum(data.drawn.map(s => expectedBest(s, n))) / 64])")
+    assert [kl for kl, _ in best] == pytest.approx([evaluation.best_of_n_kl(n) for n in (1, 16)])
+    assert f"best of 16: reward {best[1][1]:.2f}" in outputs_of("01d75b32")
+    assert f"score {found['score']:.2f}" in outputs_of("dissect0"), "another response than notebook 3's"
+
+
+def test_sliders_answer_to_keys_on_a_phone(page, site):
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(site + "docs/explore/explore.html")
+    for slider in page.get_by_role("slider").all():
+        widget = slider.locator("xpath=ancestor::div[1]")
+        says = widget.inner_text()
+        slider.press("ArrowLeft")
+        assert widget.inner_text() != says
+    page.locator("[name=A][value='-1']").press("Space")
+    expect(page.locator("#clip-says")).to_contain_text("still moves")
+    table = page.locator("#kl-table").inner_text()
+    page.get_by_role("button", name="Draw other samples").press("Enter")
+    assert page.locator("#kl-table").inner_text() != table
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
 @contextmanager
