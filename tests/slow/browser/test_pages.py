@@ -108,7 +108,7 @@ def test_the_page_to_explore_computes_what_the_helpers_compute(page, site):
     assert f"score {found['score']:.2f}" in outputs_of("dissect0"), "another response than notebook 3's"
 
 
-def test_sliders_answer_to_keys_on_a_phone(page, site):
+def test_sliders_answer_to_keys_and_the_gallery_to_words(page, site):
     page.set_viewport_size({"width": 360, "height": 800})
     page.goto(site + "docs/explore/explore.html")
     for slider in page.get_by_role("slider").all():
@@ -121,6 +121,16 @@ def test_sliders_answer_to_keys_on_a_phone(page, site):
     table = page.locator("#kl-table").inner_text()
     page.get_by_role("button", name="Draw other samples").press("Enter")
     assert page.locator("#kl-table").inner_text() != table
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+    page.goto(site + "docs/explore/gallery.html")
+    expect(page.locator("article article")).to_have_count(40)
+    page.get_by_label("Search").fill("Wonderful")
+    shown = page.locator("article article:visible")
+    assert 0 < shown.count() < 40 and all("wonderful" in text.lower() for text in shown.all_inner_texts())
+    expect(page.locator("#found")).to_have_text(f"{shown.count()} of 40 prompts")
+    page.get_by_label("figures under the tokens").press("Space")
+    expect(page.locator("#gallery")).to_have_class("gallery numbers")
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
