@@ -41,5 +41,5 @@ function search() {
 }
 
 byId("search").addEventListener("input", search);
-byId("numbers").addEventListener("change", () => byId("gallery").classList.toggle("numbers", byId("numbers").checked));
+byId("numbers").addEventListener("change", () => byId("responses").classList.toggle("numbers", byId("numbers").checked));
 search();

@@ -125,12 +125,12 @@ def test_sliders_answer_to_keys_and_the_gallery_to_words(page, site):
 
     page.goto(site + "docs/explore/gallery.html")
     expect(page.locator("article article")).to_have_count(40)
-    page.get_by_label("Search").fill("Wonderful")
+    page.locator("#search").fill("Wonderful")
     shown = page.locator("article article:visible")
     assert 0 < shown.count() < 40 and all("wonderful" in text.lower() for text in shown.all_inner_texts())
     expect(page.locator("#found")).to_have_text(f"{shown.count()} of 40 prompts")
     page.get_by_label("figures under the tokens").press("Space")
-    expect(page.locator("#gallery")).to_have_class("gallery numbers")
+    expect(page.locator("#responses")).to_have_class("gallery numbers")
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
