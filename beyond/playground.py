@@ -37,7 +37,8 @@ LEGEND = (
 )
 UNLIKELY = (
     "A response is called unlikely as a review if SFT, a model of reviews, gives its tokens more nats (a lower "
-    "probability) than 95 % of what SFT writes. A broken sentence is unlikely, and so is a good one in rare words."
+    "probability) than 95 % of what SFT writes. That finds words out of order and misses most small mistakes: a low "
+    "probability may also mean rare words, and a usual one is no proof of a good sentence."
 )
 STYLE = """
 .nicegui-content { max-width: 80rem; margin: auto; gap: .75rem; align-items: stretch }
