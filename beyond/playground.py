@@ -209,15 +209,21 @@ def complete(
     )  # fmt: skip
     (text,), ended = rollout.texts(tokenizer), bool(rollout.ended)
     ids = rollout.input_ids[0, : -1 if ended else None].tolist()
-    prefixes = [[*ids[: i + 1], tokenizer.eos_token_id] for i in range(len(ids))]
-    batch = [x.to(preset.device) for x in data.pad(prefixes, tokenizer.pad_token_id)]
     return {
         "text": text,
-        "tokens": list(zip((token_text(playground, i) for i in ids), playground.reward(*batch).tolist())),
+        "tokens": list(zip((token_text(playground, i) for i in ids), rewards_so_far(playground, ids))),
         "score": playground.reward(rollout.input_ids, rollout.attention_mask).item(),
         "ended": ended,
         "verdicts": verdicts(playground, rollout, text),
     }
+
+
+def rewards_so_far(playground: Playground, ids: list[int]) -> list[float]:
+    """The reward at each token of a text (ids, without the end-of-text) if the text ended there."""
+    tokenizer = playground.tokenizer
+    beginnings = [[*ids[: i + 1], tokenizer.eos_token_id] for i in range(len(ids))]
+    batch = [x.to(playground.preset.device) for x in data.pad(beginnings, tokenizer.pad_token_id)]
+    return playground.reward(*batch).tolist()
 
 
 def token_text(playground: Playground, token_id: int) -> str:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -20,7 +21,6 @@ from rlhf_helpers.presets import NOTEBOOKS, load_preset
 
 BEYOND = sorted(Path("beyond").glob("*.ipynb"))
 STAGES = {stage: [Path(name)] for stage, name in zip(("sft", "rm", "rlhf"), NOTEBOOKS.values())}
-STAGES["tutorial"] = [Path(name) for name in NOTEBOOKS.values()]
 STAGES |= {path.stem.partition("-")[2].lower(): [path] for path in BEYOND} | {"beyond": BEYOND}
 
 
@@ -77,14 +77,11 @@ def execute(path: Path, copy: Path) -> None:
 def before_and_after(folder: Path) -> str:
     """The table of notebook 3, as text, from its evaluation.json."""
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    lines = [f"{'':>16}{'SFT':>26}{'PPO':>26}"]
-    for name in evaluation["sft"]["intervals"]:
-        row = f"{name:>16}"
-        for model in ("sft", "ppo"):
-            low, high = evaluation[model]["intervals"][name]
-            row += f"{evaluation[model][name]:>9.3f} [{low:.3f}, {high:.3f}]".rjust(26)
-        lines.append(row)
-    return "\n".join(lines)
+    columns = {
+        model.upper(): {x: f"{found[x]:.3f} [{low:.3f}, {high:.3f}]" for x, (low, high) in found["intervals"].items()}
+        for model, found in evaluation.items()
+    }
+    return pd.DataFrame(columns).to_string(col_space=26)
 
 
 def main() -> None:
@@ -92,8 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf_helpers", description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="+", choices=STAGES)
     parser.add_argument("--in-place", action="store_true", help="overwrite the notebooks' committed outputs")
-    arguments = parser.parse_args(sys.argv[1:] or ["tutorial"])
-    if arguments.stages == ["tutorial"] and not os.environ.get("RLHF_PRESET"):
+    arguments = parser.parse_args(sys.argv[1:] or ["sft", "rm", "rlhf"])
+    if not sys.argv[1:] and not os.environ.get("RLHF_PRESET"):
         print("RLHF_PRESET is not set: the tutorial takes tiny")
         os.environ["RLHF_PRESET"] = "tiny"
     try:
@@ -109,7 +106,7 @@ def main() -> None:
     if arguments.in_place:  # only now that all have passed
         for path, copy in copies.items():
             shutil.copyfile(copy, path)
-    if Path(NOTEBOOKS["policy"]) in copies:
+    if "rlhf" in arguments.stages:
         print(f"\n{before_and_after(preset.folder('policy'))}\n(95 % intervals in brackets)")
     print(f"\nModels, metrics.csv and executed notebooks are in {preset.artifacts / preset.name}. Next: `make lab`.")
 

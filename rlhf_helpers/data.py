@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict, load_dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_helpers.checks import check, loading
@@ -110,13 +111,9 @@ def decode(rows: list[list[int]] | torch.Tensor, tokenizer: PreTrainedTokenizerB
 
 def pad(rows: list[list[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of any length -> input_ids and attention_mask, both (B, longest row), int64."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        columns = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[i, columns], mask[i, columns] = torch.tensor(row, dtype=torch.long), 1
-    return ids, mask
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+    return pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side), mask
 
 
 def lm_labels(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

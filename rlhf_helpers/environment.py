@@ -5,7 +5,6 @@ import platform
 import warnings
 from importlib import metadata
 
-PROJECT = "rlhf-in-notebooks"
 SHOWN = ("torch", "transformers", "datasets", "matplotlib")
 
 

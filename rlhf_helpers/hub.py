@@ -11,7 +11,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
 from rlhf_helpers.checks import LOG_IN, check
-from rlhf_helpers.environment import PROJECT
 
 # what goes up, and nothing else: no checkpoint, no samples, no TensorBoard files
 FILES = ["*config.json", "model*.safetensors*", "adapter_model.safetensors", "value_head.safetensors", "tokenizer.*"]
@@ -64,7 +63,7 @@ def model_card(
     scores = not adapter and "ForSequenceClassification" in (folder / "config.json").read_text(encoding="utf-8")
     model, dataset = (settings.pop(what) for what in ("model", "dataset"))
     embedded = {name: "the series' own" for name in (model, dataset) if name.startswith("embedded")}
-    project = next(iter(metadata.distributions(name=PROJECT)), None)
+    project = next(iter(metadata.distributions(name="rlhf-in-notebooks")), None)
     return ModelCard.from_template(
         ModelCardData(
             base_model=base or _hub_id(model),

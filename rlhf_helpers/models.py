@@ -80,13 +80,11 @@ def _load(auto: Any, name_or_path: str, what: str) -> Any:
 def load_lm(name_or_path: str) -> PreTrainedModel:
     """A causal language model with fp32 weights, from safetensors only.
 
-    Its generation_config, which is saved with it and which servers go by, says what is done here: sample at
-    temperature 1 from all tokens.
-
     Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none, or if its own
     forward does something to the logits that `lm_logits` does not know.
     """
     lm = _load(transformers.AutoModelForCausalLM, name_or_path, "the model").eval()
+    # saved with it, and what servers go by: sample at temperature 1 from all tokens, as is done here
     special = {name: getattr(lm.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     lm.generation_config = transformers.GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, **special)
     ids = torch.tensor([[0, 1], [0, 2]])
@@ -120,13 +118,12 @@ def disable_dropout(model: nn.Module) -> nn.Module:
 
 
 def checkpoint_layers(model: nn.Module) -> nn.Module:
-    """Keeps only the input of each layer for the backward pass, which computes the rest of the layer once more.
+    """Keeps only each layer's input for the backward pass, which computes the layer once more (arXiv 1604.06174).
 
-    The gradients are the same, a step takes about a third longer, and what the activations take in memory no longer
-    grows with the number of layers. Acts in training mode. Source: Chen et al., arXiv 1604.06174.
+    The same gradients from less memory; a step takes about a third longer. Acts in training mode.
     """
     for part in model.modules():
-        if isinstance(part, PreTrainedModel):  # by its name of before and since transformers 5.20
+        if isinstance(part, PreTrainedModel):  # transformers 5.23 renamed it
             enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
     return model.train()
@@ -285,10 +282,6 @@ class PolicyWithValueHead(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    @property
-    def device(self) -> torch.device:
-        return self.value_head.weight.device
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) ids and mask -> logits (B, T, V) and values (B, T), both fp32. Positions are counted by the mask."""
         return self.heads(*self.states(input_ids, attention_mask))
@@ -304,17 +297,14 @@ class PolicyWithValueHead(nn.Module):
 
     def parameter_groups(self, lr: float, value_lr: float) -> list[dict]:
         """For an optimiser: the policy's weights, and the critic's with the value head, that are to be trained."""
-        policy, critic = [], []
-        for name, p in self.named_parameters():
-            if p.requires_grad:
-                (policy if name.startswith("lm.") else critic).append(p)
+        policy = [p for p in self.lm.parameters() if p.requires_grad]
+        critic = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("lm.")]
         return [{"params": policy, "lr": lr}, {"params": critic, "lr": value_lr}]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The language model as transformers saves it, the head in value_head.safetensors, a critic in critic/.
 
-        An index says that the model is in model.safetensors alone: without one vLLM takes every safetensors
-        file of a folder for a part of the model, and would stop at the value head or a checkpoint.
+        An index names the model's weights: without one vLLM takes every safetensors file for a part of the model.
         """
         self.lm.save_pretrained(folder)
         if (weights := Path(folder) / "model.safetensors").exists():  # else it is an adapter, or has its index

@@ -37,12 +37,6 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """KL(policy || reference) of each next-token distribution in nats, (B, T), summed over V."""
-    logprobs, ref_logprobs = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
-    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
-
-
 def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
     """Schulman's sampled estimates of KL(policy || reference) per token, each (B, T).
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -90,9 +90,8 @@ class Preset:
         saved = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["settings"]
         saved.pop("made_from", None)
         differ = differences(saved, self.settings(stage))
-        check(
-            not differ, f"{folder} is of other settings (saved, now): {differ}. Go back to them, or delete it. {again}."
-        )
+        others = f"{folder} is of other settings (saved, now): {differ}"
+        check(not differ, f"{others}. Go back to them, or delete it. {again}.")
         return folder
 
     def settings(self, stage: str, made_from: tuple[str, ...] = ()) -> dict:
@@ -120,14 +119,6 @@ class Preset:
         names = {"max_kl": "max_update_kl"} | {x: x for x in "epochs minibatch clip value_clip value_coef".split()}
         return {name: getattr(self, f"ppo_{field}") for name, field in names.items()}
 
-    def __str__(self) -> str:
-        groups: dict[str, list[str]] = {"": [], "sft_": [], "rm_": [], "ppo_": []}
-        for field in fields(self):
-            prefix = next(p for p in reversed(groups) if field.name.startswith(p))
-            groups[prefix].append(f"{field.name.removeprefix(prefix)}={getattr(self, field.name)}")
-        titles = {"": "preset", "sft_": "sft", "rm_": "reward model", "ppo_": "ppo"}
-        return "\n".join(f"{titles[prefix]:>12}: {', '.join(values)}" for prefix, values in groups.items())
-
 
 def digest(folder: Path) -> str | None:
     """Of a finished model's weights and vocabulary; None where there is none."""
@@ -137,10 +128,6 @@ def digest(folder: Path) -> str | None:
     paths = sorted(path for path in paths if not path.name.startswith("checkpoint"))
     parts = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _bf16_pays(device: str) -> bool:
@@ -184,7 +171,8 @@ def load_preset(name: str | None = None, why: str = "asked for") -> Preset:
     which one it is, why, and how to change it. RLHF_SEED, RLHF_MODEL, RLHF_DATASET and
     RLHF_ARTIFACTS replace the fields of those names. Raises ValueError for an unknown preset.
     """
-    device, named = _device(), os.environ.get("RLHF_PRESET")
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    named = os.environ.get("RLHF_PRESET")
     default = ("tiny", "there is no accelerator here") if device == "cpu" else ("gpt2", f"{device} is here")
     name, why = (name, why) if name else (named, "RLHF_PRESET is set to it") if named else default
     presets = _presets(device)

@@ -179,8 +179,9 @@ class Run:
         try:
             with safe_open(self.checkpoint, "pt") as file:
                 run = json.loads(file.metadata()["run"])
-                # copies: Windows does not replace a file that is still mapped into memory
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+                tensors = {
+                    name: file.get_tensor(name).clone() for name in file.keys()
+                }  # Windows replaces no mapped file
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{self.checkpoint} is broken, or no run's: {error}. Delete it to start anew.") from error
         shapes = {name: tuple(x.shape) for name, x in tensors.items() if name.startswith("model.")}

@@ -35,10 +35,9 @@ def rounded(x, digits: int) -> list:
 def token_by_token(play: playground.Playground, prompt: list[int], row) -> dict:
     """A row of samples.csv with the reward of each of its beginnings, as the playground gives it."""
     (ids,) = data.encode([row.text], play.tokenizer, end=False)
-    beginnings = [[*ids[: i + 1], play.tokenizer.eos_token_id] for i in range(len(ids))]
-    rewards = rounded(play.reward(*data.pad(beginnings, play.tokenizer.pad_token_id)), 2)
+    rewards = playground.rewards_so_far(play, ids)
     return {
-        "tokens": [[str(play.tokenizer.decode(i)), reward] for i, reward in zip(ids, rewards)],
+        "tokens": [[str(play.tokenizer.decode(i)), round(reward, 2)] for i, reward in zip(ids, rewards)],
         "prompt_tokens": len(prompt),
         "reward": round(float(row.reward), 2),
         "ended": bool(row.eos_rate),
@@ -68,11 +67,9 @@ def gallery(play: playground.Playground, prompts: list[list[int]], folder: Path)
 
 
 @torch.no_grad()
-def dissected(play: playground.Playground, folder: Path) -> dict:
+def dissected(play: playground.Playground, rows: list[list[int]], folder: Path) -> dict:
     """The response of notebook 3 whose value moves most, with what GAE makes its advantages of."""
     preset, tokenizer = play.preset, play.tokenizer
-    reviews = data.load_sentences(preset.dataset, preset.seed)["test"]["sentence"]
-    rows = data.encode(reviews, tokenizer, preset.max_tokens)
     prompts = data.sample_prompts(rows, preset.ppo_batch, preset.ppo_prompt_tokens, preset.seed)
     policy = PolicyWithValueHead.from_pretrained(folder)
     torch.manual_seed(preset.seed)
@@ -116,11 +113,13 @@ def write(name: str, found) -> None:
 def main() -> None:
     preset = load_preset()
     folder, play = preset.require("policy"), playground.load(preset)
-    reviews = data.load_sentences(preset.dataset, preset.seed)["validation"]["sentence"]
-    rows = data.encode(reviews, play.tokenizer, preset.max_tokens)
-    prompts = data.sample_prompts(rows, preset.eval_prompts, preset.ppo_prompt_tokens, preset.seed)
-    some = data.sample_prompts(rows, 64, preset.ppo_prompt_tokens, preset.seed)
-    write("explore", {"response": dissected(play, folder), "drawn": drawn_scores(play, some)})
+    reviews = data.load_sentences(preset.dataset, preset.seed)
+    test, held_out = (
+        data.encode(reviews[x]["sentence"], play.tokenizer, preset.max_tokens) for x in ("test", "validation")
+    )
+    prompts = data.sample_prompts(held_out, preset.eval_prompts, preset.ppo_prompt_tokens, preset.seed)
+    some = data.sample_prompts(held_out, 64, preset.ppo_prompt_tokens, preset.seed)
+    write("explore", {"response": dissected(play, test, folder), "drawn": drawn_scores(play, some)})
     write("gallery", gallery(play, prompts, folder))
 
 
