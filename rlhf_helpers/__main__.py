@@ -7,6 +7,7 @@ What a notebook prints is shown as it comes; the executed copy is kept beside th
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -35,10 +36,9 @@ class StreamingClient(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
     def announce(self, cell, cell_index):
-        headings = [line for line in cell.source.splitlines() if line.startswith("#") and cell.cell_type == "markdown"]
-        for line in headings:
-            self.section = line.lstrip("# ")
-            print(f"\n--- {self.section}", flush=True)
+        if cell.cell_type == "markdown" and (headings := re.findall("^#+ (.*)", cell.source, re.MULTILINE)):
+            self.section = headings[-1]
+            print(*(f"\n--- {heading}" for heading in headings), flush=True)
 
 
 def execute(path: Path, copy: Path) -> None:
@@ -101,6 +101,8 @@ def main() -> None:
     for path in list(copies) or [Path("beyond")]:
         if not path.exists():
             sys.exit(f"{path} is not here: run this from the folder that holds the notebooks")
+        if row := re.search(rf'"\| `{preset.name}`.* \| (.+) \| .+ \|', path.read_text("utf-8")):  # its own table
+            print(f"time for {path.name}: {row[1]}", flush=True)
     for path, copy in copies.items():
         execute(path, copy)
     if arguments.in_place:  # only now that all have passed

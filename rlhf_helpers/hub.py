@@ -98,8 +98,7 @@ def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> 
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         config = json.loads(adapter.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = card.get("base") or _hub_id(config["base_model_name_or_path"])
-        base = config["base_model_name_or_path"]
+        base = config["base_model_name_or_path"] = card.get("base") or _hub_id(config["base_model_name_or_path"])
         check(base, "the adapter's base is only on this machine: push it, and give its Hub id as `base`")
     (folder / "README.md").write_text(text, encoding="utf-8")
     try:

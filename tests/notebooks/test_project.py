@@ -105,6 +105,17 @@ def run_main(monkeypatch, folder, *arguments):
     return str(ended.value)
 
 
+def test_each_notebook_says_first_how_long_it_takes(tmp_path, monkeypatch, capsys):
+    for name in ("1-SFT.ipynb", "2-RM Training.ipynb"):
+        path = notebook_of(tmp_path, "1 / 0").rename(tmp_path / name)
+        notebook = nbformat.read(path, 4)
+        notebook.cells[0].source += f"\n| `tiny` | a model | as long as {name} | 1 GiB |"
+        nbformat.write(notebook, path)
+    run_main(monkeypatch, tmp_path, "sft", "rm")
+    said, ran = capsys.readouterr().out.split("--- ", 1)
+    assert "as long as 1-SFT.ipynb" in said and "as long as 2-RM Training.ipynb" in said and "as long" not in ran
+
+
 def test_in_place_waits_for_all(tmp_path, monkeypatch):
     for name, source in {"1-SFT.ipynb": "1", "2-RM Training.ipynb": "1 / 0"}.items():
         notebook_of(tmp_path, source).rename(tmp_path / name)
