@@ -54,18 +54,36 @@ def overview(stage: str) -> Figure:
     panel("sft", 1, 35, 37, 28, "1  SFT")
     box("sft", "data", 2.5, 51.5, "film reviews")
     box("sft", "trained", 24, 51.5, "base model\ntrained")
-    box("sft", "trained", 24, 36.5, "SFT model")
-    arrow("sft", (15.5, 54.5), (24, 54.5), text="ids, labels\n(B, T)", at=(19.7, 57.5))
-    arrow("sft", (30.5, 51.5), (30.5, 42.5), text="logits (B, T, V)\nnext-token loss", at=(29.7, 47), ha="right")
+    box("sft", "data", 2.5, 37, "next-token\nloss")
+    box("sft", "trained", 27.5, 37, "SFT model", width=9.5)
+    arrow("sft", (15.5, 55.8), (24, 55.8), text="ids (B, T)", at=(19.8, 58))
+    arrow("sft", (6, 51.5), (6, 43), text="labels\n(B, T)", at=(7, 47.3), ha="left")
+    arrow(
+        "sft", (24, 52.8), (20, 52.8), (20, 41.3), (15.5, 41.3), text="logits\n(B, T, V)", at=(19.3, 47.3), ha="right"
+    )
+    arrow("sft", (15.5, 38.7), (25.8, 38.7), (25.8, 51.5), text="gradient", at=(20.5, 37.2))
+    arrow("sft", (32, 51.5), (32, 43), copied=True)
 
     panel("reward model", 42, 35, 37, 28, "2  Reward model")
     box("reward model", "data", 63.5, 51.5, "reviews with labels\nor preferences", width=14.5)
     box("reward model", "trained", 43.5, 51.5, "SFT trunk + head\ntrained")
-    box("reward model", "trained", 43.5, 36.5, "reward model")
-    arrow("reward model", (63.5, 54.5), (56.5, 54.5), text="ids\n(B, T)", at=(60.2, 57.5))
-    scored = "scores (B,)\nBradley-Terry or label loss"
-    arrow("reward model", (50, 51.5), (50, 42.5), text=scored, at=(50.8, 47), ha="left")
-    arrow("reward model", (37, 39.5), (40, 39.5), (40, 54.5), (43.5, 54.5), copied=True)
+    box("reward model", "data", 63.5, 37, "label loss, or\nBradley-Terry", width=14.5)
+    box("reward model", "trained", 43.5, 37, "reward\nmodel", width=9.5)
+    arrow("reward model", (63.5, 55.8), (56.5, 55.8), text="ids (B, T)", at=(60, 58))
+    arrow("reward model", (74, 51.5), (74, 43), text="labels (B,),\nor who wins", at=(73.2, 47.3), ha="right")
+    arrow(
+        "reward model",
+        (56.5, 52.8),
+        (60, 52.8),
+        (60, 41.3),
+        (63.5, 41.3),
+        text="scores\n(B,)",
+        at=(59.3, 47.3),
+        ha="right",
+    )
+    arrow("reward model", (63.5, 38.7), (54.7, 38.7), (54.7, 51.5), text="gradient", at=(59.3, 37.2))
+    arrow("reward model", (48, 51.5), (48, 43), copied=True)
+    arrow("reward model", (37, 40), (40, 40), (40, 54.5), (43.5, 54.5), copied=True)
 
     panel("policy", 1, 4, 78, 28, "3  PPO")
     box("policy", "data", 2.5, 15, "prompts", width=9)
@@ -73,19 +91,19 @@ def overview(stage: str) -> Figure:
     box("policy", "frozen", 43.5, 24, "reward model\nfrozen")
     box("policy", "trained", 43.5, 15, "critic\ntrained")
     box("policy", "frozen", 43.5, 6, "reference\nfrozen")
-    box("policy", "data", 67, 14, "advantages\n(B, T)\nPPO loss", width=11, height=8)
+    box("policy", "data", 67, 14, "reward - β KL,\nadvantages,\nPPO loss", width=11, height=8)
     arrow("policy", (11.5, 18), (21, 18), text="ids\n(B, P)", at=(16, 20.8))
-    arrow("policy", (31, 18), (43.5, 18), text="responses,\nlogprobs\n(B, T)", at=(37, 21.8))
+    arrow("policy", (31, 18), (43.5, 18), text="responses\n(B, T)", at=(36.9, 20.8))
     arrow("policy", (41, 18), (41, 27), (43.5, 27))
     arrow("policy", (41, 18), (41, 10.5), (43.5, 10.5))
     arrow("policy", (56.5, 27), (72.5, 27), (72.5, 22), text="scores (B,)", at=(64.3, 28.4))
-    arrow("policy", (56.5, 18), (67, 18), text="values\n(B, T)", at=(61.6, 20.8))
+    arrow("policy", (56.5, 18.6), (67, 18.6), text="values\n(B, T)", at=(61.6, 21.2))
     arrow("policy", (56.5, 10.5), (69.5, 10.5), (69.5, 14), text="logprobs (B, T)", at=(62.6, 9.2))
     arrow("policy", (75, 14), (75, 5), (23, 5), (23, 15), text="gradient", at=(18.5, 9.5))
     arrow("policy", (67, 15.8), (56.5, 15.8), text="gradient", at=(61.7, 14.4))
-    arrow("policy", (28, 36.5), (28, 21), copied=True)
-    arrow("policy", (32, 36.5), (32, 7.8), (43.5, 7.8), copied=True)
-    arrow("policy", (50, 36.5), (50, 30), copied=True)
+    arrow("policy", (29, 37), (29, 21), copied=True)
+    arrow("policy", (32.4, 37), (32.4, 7.8), (43.5, 7.8), copied=True)
+    arrow("policy", (48, 37), (48, 30), copied=True)
     arrow("policy", (50, 24), (50, 21), copied=True)
     axes.text(40, 1.6, "solid arrows carry tensors, dashed arrows copy weights;  "
               "B rows, T tokens, P prompt tokens, V tokens in the vocabulary",
