@@ -28,6 +28,8 @@ PAPERS = {  # cite a further one by its abstract's page, and enter it here
     "1707.06347": "Proximal Policy Optimization Algorithms",
     "1909.08593": "Fine-Tuning Language Models from Human Preferences",
     "1910.02054": "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+    "1912.09729": "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning",
+    "2006.05990": "What Matters In On-Policy Reinforcement Learning? A Large-Scale Empirical Study",
     "2009.01325": "Learning to summarize from human feedback",
     "2106.09685": "LoRA: Low-Rank Adaptation of Large Language Models",
     "2110.08420": "Understanding Dataset Difficulty with V-Usable Information",
