@@ -1,4 +1,4 @@
-"""Reward and judge against KL: PPO, RLOO, GRPO, DPO, IPO, rejection sampling and best-of-n; and why DPO lies below PPO.
+"""Reward and judge against KL: PPO, RLOO, GRPO, DPO, IPO, rejection sampling, best-of-n; and why is DPO below PPO?
 
     python benchmarks/frontier.py                  # every row: about 40 minutes of one core
     python benchmarks/frontier.py DPO "DPO, one epoch"  # those of two methods
