@@ -112,11 +112,12 @@ audit:  ## known vulnerabilities among the pinned packages, where pip-audit's se
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 and 5 on smollm2 (hours), the rest on tiny
+notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1, 3 and 5 on smollm2 (hours; TLDR=file for beyond/3), the rest on tiny
 	rm -rf artifacts/notebooks
 	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo grpo
+	$(if $(TLDR),$(AFRESH) RLHF_PRESET=smollm2 RLHF_DATASET="$(TLDR)" RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place summarisation,@echo "Beyond 3 keeps its outputs: TLDR=file names judged summaries of TL;DR posts")
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place preferences summarisation scaling frontier
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place preferences scaling frontier
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'
