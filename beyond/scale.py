@@ -10,16 +10,18 @@ interrupted, on any number of processes that divides batch and minibatch.
 import argparse
 import contextlib
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from accelerate import Accelerator, cpu_offload
+from safetensors.torch import load_file, save_file
 
-from rlhf_helpers import data, models, rollouts
+from rlhf_helpers import data, models, ppo, rollouts
 from rlhf_helpers.beyond import loops, parallel
+from rlhf_helpers.checks import check
 from rlhf_helpers.environment import quiet
 from rlhf_helpers.presets import load_preset
 
@@ -28,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, help="of the run; by default the preset's")
     parser.add_argument("--stop-before", type=int, help="update at which to stop, as if it were interrupted")
+    parser.add_argument("--experience", type=Path, help="file with the first update's batch; written if it isn't there")
     arguments = parser.parse_args()
+    given = arguments.experience is not None and arguments.experience.exists()  # asked before anyone can write it
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     # with "cpu:0", what accelerate calls the CPU, its own cpu_offload fails
     device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
@@ -40,6 +44,9 @@ def main() -> None:
         alone = min(preset.ppo_critic_updates, arguments.updates // 4)
         preset = replace(preset, ppo_updates=arguments.updates, ppo_critic_updates=alone)
     preset = replace(preset, device=str(device))
+    for name in ("ppo_batch", "ppo_minibatch"):
+        size, n = getattr(preset, name), accelerator.num_processes
+        check(size % n == 0, f"{name} is {size}, which {n} processes can't share: start a number that divides it")
 
     sft = str(preset.require("sft"))
     tokenizer = data.load_tokenizer(sft)
@@ -72,9 +79,25 @@ def main() -> None:
         steps=preset.ppo_updates, seed=preset.seed,
         settings=preset.settings("policy", made_from=("sft", "reward_model")),
     )  # fmt: skip
+
+    def whole_batch(experience: ppo.Experience) -> ppo.Experience:
+        """The batch of all processes. A file's in place of the first one lets two runs learn from the same."""
+        experience = run.gather(experience)
+        if arguments.experience is None or run.row["step"] > 0:
+            return experience
+        if given:
+            saved = load_file(arguments.experience, device=str(device))
+            sampled = rollouts.Rollouts(*(saved.pop(f"rollouts.{field.name}") for field in fields(rollouts.Rollouts)))
+            check(len(sampled) == preset.ppo_batch, f"{arguments.experience} is of another preset: delete it")
+            return ppo.Experience(sampled, **saved)
+        if accelerator.is_main_process:
+            parts = vars(experience) | {f"rollouts.{name}": x for name, x in vars(experience.rollouts).items()}
+            save_file({name: x.contiguous() for name, x in parts.items() if name != "rollouts"}, arguments.experience)
+        return experience
+
     loops.align(
         run, preset, run.sampler, reference, reward, prompts_of, tokenizer,
-        estimate=run.gather, outputs=run.outputs, whole_minibatch=run.whole_minibatch,
+        estimate=whole_batch, outputs=run.outputs, whole_minibatch=run.whole_minibatch,
     )  # fmt: skip
     run.save_policy()
     if accelerator.is_main_process:

@@ -1,8 +1,8 @@
 """PPO on several processes, on accelerate: who samples what, and who learns from what.
 
-Each process samples and scores its share of the prompts. Then all of them hold the whole batch of
-experience, so that whitening and the order of the minibatches are those of one process, and each
-computes its share of every minibatch. DDP or FSDP average the gradients.
+Each process samples and scores its share of the prompts, every n-th one. Then all of them hold the whole
+batch of experience in the order of the prompts, so that whitening and the minibatches are those of one
+process, and each computes its share of every minibatch. DDP or FSDP average the gradients.
 """
 
 import copy
@@ -76,7 +76,7 @@ class ParallelRun(Run):
         return super().step(loss * self.weight)
 
     def gather(self, e: Experience) -> Experience:
-        """The experience of all processes, in the order of their ranks; from here on one order for all."""
+        """The experience of all processes, in the order of the prompts; from here on one order for all."""
         torch.manual_seed(self._seed(self.row["step"]))
         parts = {field.name: self._gather(getattr(e, field.name)) for field in fields(e) if field.name != "rollouts"}
         rollouts = {
@@ -88,7 +88,8 @@ class ParallelRun(Run):
     def _gather(self, x: torch.Tensor, left: bool = False) -> torch.Tensor:
         if x.ndim > 1:  # their longest prompts and responses may differ
             x = self.accelerator.pad_across_processes(x, dim=1, pad_first=left)
-        return self.accelerator.gather(x.contiguous())
+        gathered = self.accelerator.gather(x.contiguous()).unflatten(0, (self.accelerator.num_processes, -1))
+        return gathered.transpose(0, 1).flatten(0, 1)  # process i had the prompts i, i + n, i + 2n, ...
 
     def save_policy(self) -> None:
         """The policy as transformers saves it, written by the main process."""

@@ -3,20 +3,24 @@
 import copy
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import distributed
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.multiprocessing import start_processes
 from trainings import Tokenizer, small_lm
 
 from rlhf_helpers import ppo
-from rlhf_helpers.beyond.parallel import ParallelRun
+from rlhf_helpers.beyond.parallel import ParallelRun, ResponseOutputs
 from rlhf_helpers.models import PolicyWithValueHead, freeze
-from rlhf_helpers.rollouts import sample_rollouts
+from rlhf_helpers.rollouts import response_outputs, sample_rollouts
 from rlhf_helpers.training import Run, full_tensor, linear_schedule
 
 
@@ -79,7 +83,8 @@ def averaged_gradient_is_that_of_one_process(folder, make=Accelerator):
     accelerator, alone = make(cpu=True), PolicyWithValueHead(small_lm())
     run = new_run(accelerator, folder)
     e = experience_of(run)
-    assert len(e.rollouts) == 8 and e.rollouts.response_mask.sum(1).unique().numel() > 1
+    assert e.rollouts.prompt_mask.sum(1).tolist() == [1, 3, 2, 4, 3, 5, 4, 6], "not in the order of the prompts"
+    assert e.rollouts.response_mask.sum(1).unique().numel() > 1
     tokens = accelerator.gather(e.rollouts.response_ids)
     assert torch.equal(tokens[:8], tokens[8:]), "the processes hold different experience"
     settings = {"epochs": 1, "minibatch": 8, "max_kl": 1e9}
@@ -152,9 +157,33 @@ def a_sharded_model_is_saved_whole(folder):
         assert torch.allclose(p.full_tensor(), q, atol=1e-6)
 
 
+def the_configuration_shards_and_leaves_ties_and_heads_alone(folder):
+    """fsdp.yaml, by what accelerate makes of it on GPUs, under the autocast of a preset in bfloat16."""
+    accelerator, policy = Accelerator(cpu=True), PolicyWithValueHead(small_lm())
+    alone = copy.deepcopy(policy)
+    config = yaml.safe_load((Path(__file__).parents[2] / "beyond" / "fsdp.yaml").read_text())
+    fsdp = {name.removeprefix("fsdp_"): x for name, x in config["fsdp_config"].items()}
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=fsdp["version"], reshard_after_forward=fsdp["reshard_after_forward"],
+        auto_wrap_policy=fsdp["auto_wrap_policy"], cpu_ram_efficient_loading=fsdp["cpu_ram_efficient_loading"],
+        transformer_cls_names_to_wrap=[fsdp["transformer_layer_cls_to_wrap"]],
+    )  # fmt: skip
+    if config["mixed_precision"] != "no":
+        plugin.set_mixed_precision(config["mixed_precision"])
+    accelerator.state.fsdp_plugin = plugin
+    wrapped = fsdp2_prepare_model(accelerator, ResponseOutputs(policy))
+    assert policy.lm.lm_head.weight is policy.lm.transformer.wte.weight, "the output matrix is trained by itself"
+    rollouts = sample_rollouts(alone, [[1, 2, 3], [4, 5]], Tokenizer, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, expected = wrapped(rollouts)[0], response_outputs(alone, rollouts)[0]
+    assert logits.dtype == torch.float32 and torch.equal(logits, expected)
+    assert isinstance(policy.lm.transformer.h[0].mlp.c_fc.weight, DTensor)
+
+
 FUNCTIONS = [
     averaged_gradient_is_that_of_one_process, sharded_gradient_is_that_of_one_process, the_early_stop_is_agreed_on,
     a_sharded_policy_samples_with_its_new_weights, a_sharded_model_is_saved_whole,
+    the_configuration_shards_and_leaves_ties_and_heads_alone,
 ]  # fmt: skip
 
 
