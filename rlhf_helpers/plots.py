@@ -234,27 +234,28 @@ def fitted(x: torch.Tensor, y: torch.Tensor, slope: float, expected: float, xlab
 
 
 def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, tokenizer) -> Figure:
-    """Ids, attention mask and labels of one batch, with what stands in each cell: words, ends and padding."""
+    """Ids, attention mask, labels and what is to be predicted in one batch: words, ends and padding in each cell."""
     rows, columns = input_ids.shape
-    real_end = (input_ids == tokenizer.eos_token_id) & (attention_mask == 1)
-    figure, axes = new_figure(3, 1, width=8, height=3 * (0.27 * rows + 0.5))
-    words = [[repr(tokenizer.decode(i).strip())[1:-1] for i in row] for row in input_ids]
-    ends = [["end" if i == tokenizer.eos_token_id else word for i, word in zip(*row)] for row in zip(input_ids, words)]
-    panels = {
-        "input_ids, decoded": ends,
-        "attention_mask": attention_mask.tolist(),
-        "labels": [[word if i != -100 else -100 for i, word in zip(*row)] for row in zip(labels, ends)],
-    }
+    figure, axes = new_figure(4, 1, width=8, height=4 * (0.27 * rows + 0.5))
+    words = {i: repr(tokenizer.decode(i).strip())[1:-1] for i in input_ids.unique().tolist()}
+    words |= {tokenizer.eos_token_id: "end", -100: "-100"}
+    next_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    panels = {"input_ids, decoded": input_ids, "attention_mask": attention_mask, "labels": labels}
+    panels["what the output at each position must predict: the label one to the right"] = next_labels
     for axis, (title, cells) in zip(axes, panels.items()):
-        for (row, column), real in np.ndenumerate(attention_mask.numpy()):
-            colour = BLUE if real_end[row, column] else "#9CC9E6" if real else "white"
+        real = cells != -100 if cells is next_labels else attention_mask == 1
+        for (row, column), i in np.ndenumerate(cells.numpy()):
+            end = (input_ids if cells is attention_mask else cells)[row, column] == tokenizer.eos_token_id
+            end, shown = end and real[row, column], i if cells is attention_mask else words[i]
+            colour = BLUE if end else "#9CC9E6" if real[row, column] else "white"
             axis.add_patch(plt.Rectangle((column, row), 1, 1, fc=colour, ec="#BBBBBB", lw=0.6))
-            ink = "white" if real_end[row, column] else "black" if real else GREY
-            axis.text(column + 0.5, row + 0.5, cells[row][column], ha="center", va="center", fontsize=8, color=ink)
+            ink = "white" if end else "black" if real[row, column] else GREY
+            axis.text(column + 0.5, row + 0.5, shown, ha="center", va="center", fontsize=8, color=ink)
         axis.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(False)
         axis.spines[:].set_visible(False)
+    axes[-1].set_xticks(np.arange(columns) + 0.5, [f"t = {t}" for t in range(columns)], fontsize=8)
     return figure
 
 
