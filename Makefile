@@ -1,10 +1,10 @@
 # `make tutorial` and `make test` are all you need; both work on a bare Python 3.11 or newer.
-# RLHF_PRESET, RLHF_SEED, RLHF_MODEL, RLHF_DATASET and RLHF_ARTIFACTS pass through.
+# RLHF_PRESET, RLHF_SEED, RLHF_MODEL, RLHF_DATASET, RLHF_PROMPTS and RLHF_ARTIFACTS pass through.
 PYTHON ?= python3
 BIN := .venv/bin
 
 # the embedded preset as it is, whatever the caller's environment says
-AFRESH := env -u RLHF_SEED -u RLHF_MODEL -u RLHF_DATASET -u RLHF_ARTIFACTS RLHF_PRESET=tiny
+AFRESH := env -u RLHF_SEED -u RLHF_MODEL -u RLHF_DATASET -u RLHF_PROMPTS -u RLHF_ARTIFACTS RLHF_PRESET=tiny
 
 # a kernel of another environment that is also called python3 must not run the notebooks
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -112,12 +112,14 @@ audit:  ## known vulnerabilities among the pinned packages, where pip-audit's se
 	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
 	$(PYTHON) tools/audit.py .audit/bin/pip-audit
 
-notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1, 3 and 5 on smollm2 (hours; TLDR=file for beyond/3), the rest on tiny
+# HH: a folder with HH-RLHF's test splits; PROMPTS: a CSV file with a column `prompt`; TLDR: a file of judged summaries
+notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 and 5 on smollm2 (hours), beyond/2 too with HH=folder, 3 with TLDR=file, the rest on tiny
 	rm -rf artifacts/notebooks
 	$(AFRESH) RLHF_PRESET=smollm2 RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place sft rm rlhf dpo grpo
+	$(if $(HH),$(AFRESH) RLHF_PRESET=smollm2 RLHF_DATASET="$(HH)" $(if $(PROMPTS),RLHF_PROMPTS="$(PROMPTS)") RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place preferences,@echo "Beyond 2 keeps its outputs: HH=folder names HH-RLHF's test splits")
 	$(if $(TLDR),$(AFRESH) RLHF_PRESET=smollm2 RLHF_DATASET="$(TLDR)" RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place summarisation,@echo "Beyond 3 keeps its outputs: TLDR=file names judged summaries of TL;DR posts")
 	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers sft rm
-	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place preferences scaling frontier
+	$(AFRESH) RLHF_ARTIFACTS=artifacts/notebooks $(BIN)/python -m rlhf_helpers --in-place scaling frontier
 
 .bench/installed:
 	$(PYTHON) -m venv .bench/trl && .bench/trl/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.16.0'

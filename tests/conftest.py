@@ -21,7 +21,7 @@ WORDS = ["<eos>", *"the film plot is was very good bad not but and dull bright a
 
 @pytest.fixture(autouse=True)
 def unset_variables(monkeypatch):
-    for name in ("PRESET", "SEED", "MODEL", "DATASET", "ARTIFACTS"):
+    for name in ("PRESET", "SEED", "MODEL", "DATASET", "PROMPTS", "ARTIFACTS"):
         monkeypatch.delenv(f"RLHF_{name}", raising=False)
 
 

@@ -1,11 +1,14 @@
 """Pairs in one form, DPO against TRL's, rankings and RLOO against their equations."""
 
+import copy
 import gzip
 import json
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -13,14 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from rlhf_helpers import ppo
+from rlhf_helpers import data, ppo
 from rlhf_helpers.beyond import preferences
+from rlhf_helpers.checks import check
 from rlhf_helpers.data import encode
 from rlhf_helpers.evaluation import response_logprob
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.tiny import dialogues, posts
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
 
 
 def test_given_responses_are_laid_out_as_sampled_ones(lm, tokenizer, prompts):
@@ -158,3 +163,47 @@ def test_made_up_summaries_are_rightly_ranked():
         better, worse = (posts.facts_kept(pair["prompt"], pair[side]) for side in ("chosen", "rejected"))
         longer = len(pair["rejected"].split()) > len(pair["chosen"].split())
         assert better == 1 and (worse < 1 or longer), pair
+
+
+TEMPLATE = (  # in words of the small vocabulary: "bright" opens the user's turn, "dull" the assistant's
+    "{% for m in messages %}{{ 'bright ' if m['role'] == 'user' else 'dull ' }}{{ m['content'] }} , {% endfor %}"
+    "{% if add_generation_prompt %}dull {% endif %}"
+)
+LONG = "\n\nHuman: the film\n\nAssistant: is good .\n\nHuman: which film ?\n\nAssistant:"
+
+
+@pytest.fixture(params=[None, TEMPLATE], ids=["no template", "template"])
+def page(request, tokenizer):
+    """The functions of Beyond 2 that lay out a dialogue, from its own cells."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = request.param
+    names = {"re": re, "data": data, "check": check, "preferences": preferences, "tokenizer": tokenizer}
+    for cell in nbformat.read(ROOT / "beyond" / "2-Preferences.ipynb", as_version=4).cells:
+        if cell.id in ("chat-turns", "chat-ids", "chat-check"):
+            exec(cell.source, names)
+    return names
+
+
+def test_a_dialogue_is_laid_out_by_the_chat_template_where_there_is_one(page):
+    tokenizer = page["tokenizer"]
+    ids = page["prompt_ids"](LONG, 1000)
+    if tokenizer.chat_template:
+        said = [("user", "the film"), ("assistant", "is good ."), ("user", "which film ?")]
+        asked = [{"role": role, "content": text} for role, text in said]
+        assert ids == tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    else:
+        assert ids == encode([LONG], tokenizer, end=False)[0]
+
+
+def test_a_long_dialogue_loses_its_first_turns(page):
+    last = page["prompt_ids"]("\n\nHuman: which film ?\n\nAssistant:", 1000)
+    assert page["prompt_ids"](LONG, len(last)) == last
+    assert page["prompt_ids"](LONG, len(last) - 1) == [], "a question is never cut"
+
+
+def test_raw_text_is_an_error_where_the_model_has_a_chat_template(page):
+    prompts = [page["prompt_ids"](LONG, 1000), encode([LONG], page["tokenizer"], end=False)[0]]
+    page["check_chat"](prompts[:1])
+    if page["tokenizer"].chat_template:
+        with pytest.raises(ValueError, match="1 prompts, such as number .1., are raw text.*prompt_ids"):
+            page["check_chat"](prompts)
