@@ -38,7 +38,7 @@ class StreamingClient(NotebookClient):
     def announce(self, cell, cell_index):
         if cell.cell_type == "markdown" and (headings := re.findall("^#+ (.*)", cell.source, re.MULTILINE)):
             self.section = headings[-1]
-            print(*(f"\n--- {heading}" for heading in headings), flush=True)
+            print("", *headings, sep="\n--- ", flush=True)
 
 
 def execute(path: Path, copy: Path) -> None:

@@ -239,18 +239,24 @@ def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels:
     figure, axes = new_figure(4, 1, width=8, height=4 * (0.27 * rows + 0.5))
     words = {i: repr(tokenizer.decode(i).strip())[1:-1] for i in input_ids.unique().tolist()}
     words |= {tokenizer.eos_token_id: "end", -100: "-100"}
-    next_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-    panels = {"input_ids, decoded": input_ids, "attention_mask": attention_mask, "labels": labels}
-    panels["what the output at each position must predict: the label one to the right"] = next_labels
-    for axis, (title, cells) in zip(axes, panels.items()):
-        real = cells != -100 if cells is next_labels else attention_mask == 1
-        for (row, column), i in np.ndenumerate(cells.numpy()):
-            end = (input_ids if cells is attention_mask else cells)[row, column] == tokenizer.eos_token_id
-            end, shown = end and real[row, column], i if cells is attention_mask else words[i]
-            colour = BLUE if end else "#9CC9E6" if real[row, column] else "white"
+    ahead = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+
+    def in_words(ids: torch.Tensor) -> list[list[str]]:
+        return [[words[i] for i in row] for row in ids.tolist()]
+
+    panels = {  # what is written into the cells, and the labels that colour them
+        "input_ids, decoded": (in_words(input_ids), labels),
+        "attention_mask": (attention_mask.tolist(), labels),
+        "labels": (in_words(labels), labels),
+        "what the output at each position must predict: the label one to the right": (in_words(ahead), ahead),
+    }
+    for axis, (title, (shown, coloured_by)) in zip(axes, panels.items()):
+        for (row, column), label in np.ndenumerate(coloured_by.numpy()):
+            colour, ink = "#9CC9E6", "black"
+            if label in (-100, tokenizer.eos_token_id):
+                colour, ink = ("white", GREY) if label == -100 else (BLUE, "white")
             axis.add_patch(plt.Rectangle((column, row), 1, 1, fc=colour, ec="#BBBBBB", lw=0.6))
-            ink = "white" if end else "black" if real[row, column] else GREY
-            axis.text(column + 0.5, row + 0.5, shown, ha="center", va="center", fontsize=8, color=ink)
+            axis.text(column + 0.5, row + 0.5, shown[row][column], ha="center", va="center", fontsize=8, color=ink)
         axis.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(False)

@@ -58,9 +58,8 @@ def overview(stage: str) -> Figure:
     box("sft", "trained", 27.5, 37, "SFT model", width=9.5)
     arrow("sft", (15.5, 55.8), (24, 55.8), text="ids (B, T)", at=(19.8, 58))
     arrow("sft", (6, 51.5), (6, 43), text="labels\n(B, T)", at=(7, 47.3), ha="left")
-    arrow(
-        "sft", (24, 52.8), (20, 52.8), (20, 41.3), (15.5, 41.3), text="logits\n(B, T, V)", at=(19.3, 47.3), ha="right"
-    )
+    back = (24, 52.8), (20, 52.8), (20, 41.3), (15.5, 41.3)
+    arrow("sft", *back, text="logits\n(B, T, V)", at=(19.3, 47.3), ha="right")
     arrow("sft", (15.5, 38.7), (25.8, 38.7), (25.8, 51.5), text="gradient", at=(20.5, 37.2))
     arrow("sft", (32, 51.5), (32, 43), copied=True)
 
@@ -71,16 +70,8 @@ def overview(stage: str) -> Figure:
     box("reward model", "trained", 43.5, 37, "reward\nmodel", width=9.5)
     arrow("reward model", (63.5, 55.8), (56.5, 55.8), text="ids (B, T)", at=(60, 58))
     arrow("reward model", (74, 51.5), (74, 43), text="labels (B,),\nor who wins", at=(73.2, 47.3), ha="right")
-    arrow(
-        "reward model",
-        (56.5, 52.8),
-        (60, 52.8),
-        (60, 41.3),
-        (63.5, 41.3),
-        text="scores\n(B,)",
-        at=(59.3, 47.3),
-        ha="right",
-    )
+    back = (56.5, 52.8), (60, 52.8), (60, 41.3), (63.5, 41.3)
+    arrow("reward model", *back, text="scores\n(B,)", at=(59.3, 47.3), ha="right")
     arrow("reward model", (63.5, 38.7), (54.7, 38.7), (54.7, 51.5), text="gradient", at=(59.3, 37.2))
     arrow("reward model", (48, 51.5), (48, 43), copied=True)
     arrow("reward model", (37, 40), (40, 40), (40, 54.5), (43.5, 54.5), copied=True)
