@@ -51,6 +51,8 @@ PAPERS = {  # cite a further one by its abstract's page, and enter it here
     "2404.10719": "Is DPO Superior to PPO for LLM Alignment? A Comprehensive Study",
     "2404.16767": "REBEL: Reinforcement Learning via Regressing Relative Rewards",
     "2405.11143": "OpenRLHF: An Easy-to-use, Scalable and High-performance RLHF Framework",
+    "2411.15124": "Tulu 3: Pushing Frontiers in Open Language Model Post-Training",
+    "2501.12948": "DeepSeek-R1: Incentivizing Reasoning Capability in LLMs via Reinforcement Learning",
     "2503.14476": "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
     "2503.20783": "Understanding R1-Zero-Like Training: A Critical Perspective",
     "2409.19256": "HybridFlow: A Flexible and Efficient RLHF Framework",
