@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_helpers.checks import check
 from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
 from rlhf_helpers.judges import Judge, grammar_judge
 from rlhf_helpers.models import LanguageModel
@@ -66,23 +65,21 @@ def evaluate(
     for start in range(0, len(prompts), batch):
         rollouts = sample_rollouts(policy, prompts[start : start + batch], tokenizer, max_new_tokens, generator)
         logprobs, ref, under_base = (response_logprob(model, rollouts) for model in (policy, reference, base))
+        texts = {"prompt": decode(rollouts.prompt_ids, tokenizer), "text": rollouts.texts(tokenizer)}
         columns = {
             "reward": reward(rollouts.input_ids, rollouts.attention_mask),
             "kl": logprobs - ref,
             "nll": -under_base,
             "length": rollouts.response_mask.sum(1),
-            "eos_rate": rollouts.ended.float(),
+            "eos_rate": rollouts.ended,
         }
-        frame = pd.DataFrame({name: x.float().cpu().numpy() for name, x in columns.items()})
-        frame.insert(0, "prompt", decode(rollouts.prompt_ids, tokenizer))
-        frame.insert(1, "text", rollouts.texts(tokenizer))
-        frames.append(frame)
+        frames.append(pd.DataFrame(texts | {name: x.float().cpu().numpy() for name, x in columns.items()}))
     frame = pd.concat(frames, ignore_index=True)
     frame["judge_positive"] = judge(frame["text"].tolist())
     if judge is grammar_judge:
         from rlhf_helpers.tiny import grammar
 
-        frame["well_formed"] = [float(grammar.judge(text) is not None) for text in frame["text"]]
+        frame["well_formed"] = [float(grammar.well_formed(text)) for text in frame["text"]]
     return frame
 
 
@@ -106,8 +103,7 @@ def jackknife(texts: list[str], statistic: Callable[[list[str]], float], groups:
 
 def summarise(frame: pd.DataFrame) -> dict:
     """The figures of one policy, and under `intervals` the 95 % interval of each."""
-    means = ["reward", "judge_positive", "kl", "eos_rate", "length"]
-    means += ["well_formed"] if "well_formed" in frame else []
+    means = [x for x in ("reward", "judge_positive", "kl", "eos_rate", "length", "well_formed") if x in frame]
     statistics: dict[str, Callable] = {name: lambda f, name=name: float(f[name].mean()) for name in means}
     statistics["perplexity"] = lambda f: float(math.exp(f["nll"].sum() / f["length"].sum()))
     summary = {name: statistic(frame) for name, statistic in statistics.items()}
@@ -115,12 +111,6 @@ def summarise(frame: pd.DataFrame) -> dict:
     summary["distinct_2"] = distinct_n(frame["text"].tolist())
     intervals["distinct_2"] = jackknife(frame["text"].tolist(), distinct_n)
     return summary | {"intervals": intervals}
-
-
-def win_rate(ours: pd.Series, theirs: pd.Series) -> float:
-    """Share of prompts on which `ours` scores higher; a tie is half a win."""
-    check(len(ours) == len(theirs) > 0, f"{len(ours)} and {len(theirs)} scores can't be compared one by one")
-    return float(((ours > theirs) + 0.5 * (ours == theirs)).mean())
 
 
 def best_of_n_kl(n: int) -> float:

@@ -46,16 +46,14 @@ def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
         ).eval()
         tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     longest = int(min(tokenizer.model_max_length, positions(model.config), 512))
+    fitted = {"padding": True, "padding_side": "right", "truncation": True, "max_length": longest}
     end = (tokenizer.eos_token or "") if model.config.num_labels == 1 else ""
 
     @torch.no_grad()
     def log_odds(texts: list[str]) -> np.ndarray:
         found = np.zeros(len(texts))
         for rows in length_bucketed([len(text) for text in texts], 64, seed=0):
-            ended = [texts[i] + end for i in rows]
-            batch = tokenizer(
-                ended, padding=True, padding_side="right", truncation=True, max_length=longest, return_tensors="pt"
-            )
+            batch = tokenizer([texts[i] + end for i in rows], return_tensors="pt", **fitted)
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             found[rows] = logits[:, -1] if logits.shape[1] == 1 else logits[:, -1] - logits[:, :-1].logsumexp(-1)
         return found
