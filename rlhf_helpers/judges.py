@@ -34,8 +34,8 @@ def vader_judge(texts: list[str]) -> np.ndarray:
 def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
     """A text classifier of transformers: texts -> log-odds that each is positive, (N,).
 
-    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel` and
-    `imdb_judge` do, and reads texts that end in end-of-text. Take one that was trained on other data than the
+    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel`
+    does, and reads texts that end in end-of-text. Take one that was trained on other data than the
     reward model. Raises ConnectionError if it can't be had or has no safetensors, ValueError if it is broken.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 # relative: the same in every checkout; but from one drive of Windows to another there is no such path
 TINY = Path(os.path.relpath(HERE / "tiny")) if HERE.drive == Path.cwd().drive else HERE / "tiny"
 SMOLLM2 = Path("artifacts/base/SmolLM2-135M-Instruct")  # where rlhf_helpers.smollm2 puts it
-IMDB_JUDGE = Path("artifacts/base/imdb-judge")  # and rlhf_helpers.imdb_judge its classifier
+IMDB_JUDGE = Path("artifacts/base/imdb-judge")  # and tools/imdb_judge.py its classifier
 NOTEBOOKS = {"sft": "1-SFT.ipynb", "reward_model": "2-RM Training.ipynb", "policy": "3-RLHF.ipynb"}
 
 Text = Annotated[str, Field(pattern=r"\S")]
