@@ -53,7 +53,7 @@ class Run:
 
     def __init__(
         self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LambdaLR,
-        *, steps: int, seed: int, settings: dict, max_grad_norm: float = 1.0, checkpoints: int = 10, main: bool = True,
+        *, steps: int, seed: int, settings: dict, checkpoints: int = 10, main: bool = True,
     ):  # fmt: skip
         """`settings` is what the result depends on: another run's checkpoint is refused.
 
@@ -61,7 +61,7 @@ class Run:
         """
         self.folder, self.model, self.optimizer, self.scheduler = Path(folder), model, optimizer, scheduler
         self.steps, self.seed, self.settings = steps, seed, settings
-        self.max_grad_norm, self.every, self.main = max_grad_norm, max(1, steps // checkpoints), main
+        self.every, self.main = max(1, steps // checkpoints), main
         self.state: dict = {}  # JSON values that the loop carries from step to step
         self.history: list[dict] = []
         self.checkpoint = self.folder / "checkpoint.safetensors"
@@ -119,7 +119,7 @@ class Run:
         self.optimizer.zero_grad()
         loss.backward()
         groups = [group["params"] for group in self.optimizer.param_groups]
-        norms = [full_tensor(nn.utils.clip_grad_norm_(group, self.max_grad_norm)).item() for group in groups]
+        norms = [full_tensor(nn.utils.clip_grad_norm_(group, 1.0)).item() for group in groups]
         norm = math.hypot(*norms)
         self._check_finite(math.isfinite(norm), "the gradient")
         self.optimizer.step()
@@ -162,8 +162,7 @@ class Run:
         for name, x in tensors.items() if done else ():
             self._check_finite(bool(x.isfinite().all()), name)
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
-        run = {"done": done, "steps": self.steps, "settings": self.settings}
-        run |= {"state": self.state, "history": self.history}
+        run = {name: getattr(self, name) for name in ("steps", "settings", "state", "history")} | {"done": done}
         save_file(tensors, part := self.folder / "checkpoint.part", {"run": json.dumps(run)})
         os.replace(part, self.checkpoint)
         self._write_metrics()
@@ -179,19 +178,18 @@ class Run:
         try:
             with safe_open(self.checkpoint, "pt") as file:
                 run = json.loads(file.metadata()["run"])
-                tensors = {
-                    name: file.get_tensor(name).clone() for name in file.keys()
-                }  # Windows replaces no mapped file
+                # copies, since Windows replaces no file that is mapped
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{self.checkpoint} is broken, or no run's: {error}. Delete it to start anew.") from error
         shapes = {name: tuple(x.shape) for name, x in tensors.items() if name.startswith("model.")}
-        named = dict(self.model.named_parameters())
+        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
         differ = differences(run["settings"] | {"steps": run["steps"]}, self.settings | {"steps": self.steps})
-        differ |= differences(shapes, {f"model.{name}": tuple(p.shape) for name, p in named.items()})
+        differ |= differences(shapes, {name: tuple(p.shape) for name, p in named.items()})
         way_out = "Delete the folder and restart the kernel to train anew, or set RLHF_ARTIFACTS to another one."
         check(not differ, f"{self.folder} holds another run (saved, now): {dict(list(differ.items())[:9])}. {way_out}")
         for name, p in named.items():
-            p.copy_(_split_as(tensors[f"model.{name}"], p))
+            p.copy_(_split_as(tensors[name], p))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict] = {}
         for name, x in tensors.items():
