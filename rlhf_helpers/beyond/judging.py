@@ -29,28 +29,22 @@ ATTEMPTS = 3  # at a reply that is no letter; failed connections are the client'
 def questions(responses: list[dict[str, str]], ours: str, theirs: str) -> list[dict]:
     """Two questions a pair, one in each order; none where both answers are the same.
 
-    `responses` has rows of `prompt`, `ours` and `theirs`. Raises ValueError, naming the row, where
-    one of them is missing or no text.
+    `responses` has rows of `prompt`, `ours` and `theirs`. Raises ValueError that names a row where one is no text.
     """
     asked = []
     for row, texts in enumerate(responses):
         missing = sorted(name for name in {"prompt", ours, theirs} if not isinstance(texts.get(name), str))
         check(not missing, f"row {row} of the responses has no {missing} that is text, only {texts!s:.200}")
         for ours_first in (True, False) if texts[ours].strip() != texts[theirs].strip() else ():
-            first, second = (texts[ours], texts[theirs]) if ours_first else (texts[theirs], texts[ours])
-            content = (
-                f"[Request]\n{texts['prompt']}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n[Better: A, B or C]"
-            )
+            a, b = (texts[ours], texts[theirs]) if ours_first else (texts[theirs], texts[ours])
+            content = f"[Request]\n{texts['prompt']}\n\n[Answer A]\n{a}\n\n[Answer B]\n{b}\n\n[Better: A, B or C]"
             messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
             asked.append({"row": row, "ours_first": ours_first, "messages": messages})
     return asked
 
 
 def price(asked: list[dict], dollars_in: float, dollars_out: float) -> float:
-    """Dollars that the questions cost, roughly: four characters a token, one token an answer.
-
-    Prices are in dollars per million tokens, of input and of output.
-    """
+    """What the questions cost, at dollars per million tokens: four characters a token, one token an answer, roughly."""
     characters = sum(len(message["content"]) for question in asked for message in question["messages"])
     return (characters / 4 * dollars_in + len(asked) * dollars_out) / 1e6
 
@@ -64,9 +58,8 @@ def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = Non
     is then an empty verdict. Raises RuntimeError if the endpoint can't be had or refuses.
     """
     answers = dict(_answers(path))
-    client = openai.OpenAI(
-        api_key=os.environ.get("OPENAI_API_KEY") or "none", base_url=base_url, max_retries=retries, timeout=60
-    )
+    api_key = os.environ.get("OPENAI_API_KEY") or "none"
+    client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=retries, timeout=60)
     keys = [hashlib.sha256(json.dumps([model, q["messages"]]).encode()).hexdigest() for q in asked]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
@@ -76,10 +69,8 @@ def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = Non
                 # a line of its own even after one that was cut off
                 file.write("\n" + json.dumps({"key": key, "verdict": answers[key]}))
                 file.flush()
-    return pd.DataFrame(
-        [{"row": q["row"], "ours_first": q["ours_first"], "verdict": answers[key]} for key, q in zip(keys, asked)],
-        columns=["row", "ours_first", "verdict"],
-    )
+    verdicts = [(q["row"], q["ours_first"], answers[key]) for key, q in zip(keys, asked)]
+    return pd.DataFrame(verdicts, columns=["row", "ours_first", "verdict"])
 
 
 def _answers(path: Path) -> Iterator[tuple[str, str]]:
