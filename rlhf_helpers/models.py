@@ -1,8 +1,4 @@
-"""The models: a reward model (GPT-2 and a reward head) and a policy with a value head.
-
-Both wrap what transformers loads, so any causal language model will do; there is no
-architecture code here.
-"""
+"""A reward model and a policy with a value head, around any causal language model that transformers loads."""
 
 import copy
 import inspect

@@ -1,7 +1,7 @@
 """Rollouts: prompts in, sampled responses and their log-probabilities out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Rollouts:
 
     def __getitem__(self, rows) -> "Rollouts":
         """The rollouts of some rows (a slice or a tensor of indices)."""
-        return Rollouts(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Rollouts(**{name: x[rows] for name, x in vars(self).items()})
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Each prompt with its response, without special tokens or padding."""

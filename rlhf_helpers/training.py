@@ -80,7 +80,6 @@ class Run:
         elif self.main:
             so_far = "finished: nothing is trained" if done == self.steps else f"stopped after step {done}: continuing"
             print(f"{self.folder} holds this run, {so_far} (to start anew, delete it and restart the kernel)")
-            self._write_metrics()
         for row in self.history:  # what was printed while it trained
             self._report(row)
         if done == self.steps:
@@ -153,7 +152,10 @@ class Run:
             )
 
     def _save(self, done: int) -> None:
-        """Written beside the checkpoint, then renamed: a stop at any moment leaves one that is whole."""
+        """Each file is written beside the last one, then renamed: a stop at any moment leaves one that is whole.
+
+        The table of metrics is for readers, and first, so that a finished run always has it.
+        """
         tensors = {f"model.{name}": full_tensor(p.detach()) for name, p in self.model.named_parameters()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": full_tensor(x) for name, x in moments.items()}
@@ -162,15 +164,11 @@ class Run:
         for name, x in tensors.items() if done else ():
             self._check_finite(bool(x.isfinite().all()), name)
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
+        self.metrics.to_csv(part := self.folder / "metrics.part", index=False)
+        os.replace(part, self.folder / "metrics.csv")
         run = {name: getattr(self, name) for name in ("steps", "settings", "state", "history")} | {"done": done}
         save_file(tensors, part := self.folder / "checkpoint.part", {"run": json.dumps(run)})
         os.replace(part, self.checkpoint)
-        self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        """For readers: the run itself takes its history from the checkpoint, so that the two can't disagree."""
-        self.metrics.to_csv(part := self.folder / "metrics.part", index=False)
-        os.replace(part, self.folder / "metrics.csv")
 
     @torch.no_grad()
     def _restore(self) -> int:
