@@ -19,10 +19,7 @@ from rlhf_helpers.rollouts import Rollouts, response_outputs, sample_rollouts
 
 @torch.no_grad()
 def mean_nll(lm: PreTrainedModel, rows: list[list[int]], pad_id: int, batch: int = 64) -> float:
-    """Negative log-likelihood in nats per token of token id rows; its exp is the perplexity.
-
-    The first token of a row has no prediction and is not counted.
-    """
+    """Negative log-likelihood of token id rows, nats per token; a row's first, which nothing predicts, is left out."""
     rows = [row for row in rows if len(row) > 1]
     lm.eval()
     total = count = 0
@@ -91,10 +88,7 @@ def bootstrap(frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], s
 
 
 def jackknife(texts: list[str], statistic: Callable[[list[str]], float], groups: int = 20) -> list[float]:
-    """95 % interval by leaving out one of `groups` groups at a time.
-
-    For distinct-n, where a bootstrap would repeat texts and so see less diversity than there is.
-    """
+    """95 % interval by leaving out one group at a time: a bootstrap's repeated texts would look less diverse."""
     groups = min(groups, len(texts))
     left_out = np.array([statistic([t for i, t in enumerate(texts) if i % groups != g]) for g in range(groups)])
     error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
@@ -114,10 +108,7 @@ def summarise(frame: pd.DataFrame) -> dict:
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of the best of n samples to the policy they come from, in nats: ln n - (n - 1) / n.
-
-    An upper bound, tight where no two samples tie (Beirami et al., arXiv 2401.01879).
-    """
+    """KL of the best of n samples to their policy: ln n - (n - 1) / n nats, less if samples tie (arXiv 2401.01879)."""
     return math.log(n) - (n - 1) / n
 
 

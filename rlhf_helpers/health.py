@@ -49,10 +49,7 @@ def findings(metrics: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
 
 
 def watch(run: Run) -> None:
-    """After `run.log`, once per update: warns the first time that something is wrong.
-
-    Raises RuntimeError for what STOPS names, where going on is no use.
-    """
+    """After `run.log`, once per update: warns, or for STOPS raises RuntimeError, the first time something is wrong."""
     for name, row, figures in findings(pd.DataFrame([*run.history, run.row])):
         if row < len(run.history):
             continue  # said before

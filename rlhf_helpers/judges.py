@@ -22,8 +22,7 @@ def grammar_judge(texts: list[str]) -> np.ndarray:
 def vader_judge(texts: list[str]) -> np.ndarray:
     """VADER, a lexicon with rules (Hutto & Gilbert 2014): 1 where its compound score is >= 0.05.
 
-    The threshold is its authors'; a text without a sentiment word is not positive. The first 5,000
-    characters are read: VADER's time grows with the square of them.
+    The threshold is its authors'. The first 5,000 characters are read: the time grows with the square of them.
     """
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -34,9 +33,8 @@ def vader_judge(texts: list[str]) -> np.ndarray:
 def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
     """A text classifier of transformers: texts -> log-odds that each is positive, (N,).
 
-    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel`
-    does, and reads texts that end in end-of-text. Take one that was trained on other data than the
-    reward model. Raises ConnectionError if it can't be had or has no safetensors, ValueError if it is broken.
+    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel` does, and
+    reads texts that end in end-of-text. Raises ConnectionError if it can't be had, ValueError if it is broken.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -167,9 +167,8 @@ def _presets(device: str) -> dict[str, Preset]:
 def load_preset(name: str | None = None, why: str = "asked for") -> Preset:
     """The preset called `name` (`why` it is says the caller), else the one in RLHF_PRESET, else by the hardware.
 
-    Without either it is `gpt2` where there is an accelerator and `tiny` elsewhere. Prints
-    which one it is, why, and how to change it. RLHF_SEED, RLHF_MODEL, RLHF_DATASET and
-    RLHF_ARTIFACTS replace the fields of those names. Raises ValueError for an unknown preset.
+    Without either it is `gpt2` where there is an accelerator and `tiny` elsewhere. RLHF_SEED, RLHF_MODEL,
+    RLHF_DATASET and RLHF_ARTIFACTS replace the fields of those names. Raises ValueError for an unknown preset.
     """
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     named = os.environ.get("RLHF_PRESET")

@@ -45,10 +45,10 @@ class Run:
             ...                     # loss, backward, clip, optimizer.step(), scheduler.step()
             run.log(loss=loss)      # one row of metrics.csv and of TensorBoard
 
-    Random numbers are seeded anew at each step from (seed, step), and the learning rate is the
-    scheduler's function of the step. A checkpoint is therefore only parameters, optimiser state, the metrics
-    and the small values in `run.state`, and a run that was killed and continued is bit for bit the
-    run that never stopped (on the CPU). It is one file of safetensors; nothing is pickled.
+    Random numbers are seeded anew at each step from (seed, step), and the learning rate is the scheduler's function of
+    the step. A checkpoint, one file of safetensors, is therefore only parameters, optimiser state, the metrics and the
+    small values in `run.state`; and a run that was killed and continued is bit for bit the run that never stopped (on
+    the CPU).
     """
 
     def __init__(

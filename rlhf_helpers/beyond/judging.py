@@ -27,10 +27,7 @@ ATTEMPTS = 3  # at a reply that is no letter; failed connections are the client'
 
 
 def questions(responses: list[dict[str, str]], ours: str, theirs: str) -> list[dict]:
-    """Two questions a pair, one in each order; none where both answers are the same.
-
-    `responses` has rows of `prompt`, `ours` and `theirs`. Raises ValueError that names a row where one is no text.
-    """
+    """Two questions per row of `prompt`, `ours` and `theirs`, one in each order; none where answers are the same."""
     asked = []
     for row, texts in enumerate(responses):
         missing = sorted(name for name in {"prompt", ours, theirs} if not isinstance(texts.get(name), str))
@@ -52,10 +49,9 @@ def price(asked: list[dict], dollars_in: float, dollars_out: float) -> float:
 def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = None, retries: int = 6) -> pd.DataFrame:
     """Asks every question that `path` holds no answer to; one row each: `row`, `ours_first`, `verdict`.
 
-    Each answer is a line of `path` (JSON) before the next question goes out, so nothing is paid for
-    twice. The endpoint is `base_url`, else OPENAI_BASE_URL, else OpenAI's; the key is OPENAI_API_KEY.
-    A request that fails is repeated with back-off. A reply without a letter is asked for again, and
-    is then an empty verdict. Raises RuntimeError if the endpoint can't be had or refuses.
+    Each answer is a line of `path` (JSON) before the next question goes out, so nothing is paid for twice. The
+    endpoint is `base_url`, else OPENAI_BASE_URL, else OpenAI's. A request that fails is repeated with back-off. A
+    reply without a letter is asked for again, then an empty verdict. Raises RuntimeError if the endpoint refuses.
     """
     answers = dict(_answers(path))
     api_key = os.environ.get("OPENAI_API_KEY") or "none"
@@ -110,9 +106,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 def outcome(verdicts: pd.DataFrame, n: int) -> dict:
     """Our wins, ties and losses among `n` pairs, the win rate with a tie as half, and its interval.
 
-    A pair is won if both orders say so; a pair that was not asked is a tie. `always_first` is how
-    often the judge chose what stood first (half of all if place does not matter), `unclear` the
-    number of replies without a letter.
+    A pair is won if both orders say so; a pair that was not asked is a tie. `always_first` is how often the judge
+    chose what stood first (half of all if place does not matter), `unclear` the number of replies without a letter.
     """
     first = verdicts["verdict"].map(VERDICTS).fillna(0.5)
     score = first.where(verdicts["ours_first"], 1 - first)

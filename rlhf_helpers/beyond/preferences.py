@@ -18,10 +18,9 @@ ASSISTANT = "\n\nAssistant:"  # HH-RLHF's mark of the assistant's turn
 
 
 def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id: int, device: str = "cpu") -> Rollouts:
-    """Rollouts of responses that somebody wrote, as token ids; `response_logprob` then scores them.
+    """Rollouts of responses that somebody wrote, as token ids that end in end-of-text.
 
-    Their log-probabilities at sampling are unknown and 0, and every response counts as ended: end it
-    with end-of-text. Raises ValueError if a prompt or a response is empty.
+    `response_logprob` then scores them; the log-probabilities at sampling are unknown, and 0.
     """
     check(len(prompts) == len(responses), f"{len(prompts)} prompts and {len(responses)} responses")
     for i, pair in enumerate(zip(prompts, responses)):
@@ -59,8 +58,7 @@ def dpo_loss(
 def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
     """Bradley-Terry over all pairs of K ranked responses, a scalar; `scores` is (B, K), best first.
 
-    -mean over rows and pairs i < j of log sigmoid(r_i - r_j); with K = 2 the pairwise loss. Source:
-    InstructGPT, equation 1.
+    -mean over rows and pairs i < j of log sigmoid(r_i - r_j). Source: InstructGPT, equation 1.
     """
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
     return -logsigmoid(scores[:, better] - scores[:, worse]).mean()
@@ -69,8 +67,7 @@ def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
 def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
     """The reward of each response less the mean of the k - 1 others to its prompt, (B,).
 
-    Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3. Raises
-    ValueError if B is no multiple of k, or k < 2.
+    Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3.
     """
     check(k >= 2 and len(rewards) % k == 0, f"{len(rewards)} responses are not groups of {k}, two or more")
     groups = rewards.view(-1, k)
