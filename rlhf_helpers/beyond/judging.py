@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,11 @@ def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = Non
     endpoint is `base_url`, else OPENAI_BASE_URL, else OpenAI's. A request that fails is repeated with back-off. A
     reply without a letter is asked for again, then an empty verdict. Raises RuntimeError if the endpoint refuses.
     """
-    answers = dict(_answers(path))
+    answers: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):  # where an earlier run was cut off
+            answer = json.loads(line)
+            answers[answer["key"]] = answer["verdict"]
     api_key = os.environ.get("OPENAI_API_KEY") or "none"
     client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=retries, timeout=60)
     keys = [hashlib.sha256(json.dumps([model, q["messages"]]).encode()).hexdigest() for q in asked]
@@ -67,13 +70,6 @@ def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = Non
                 file.flush()
     verdicts = [(q["row"], q["ours_first"], answers[key]) for key, q in zip(keys, asked)]
     return pd.DataFrame(verdicts, columns=["row", "ours_first", "verdict"])
-
-
-def _answers(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(json.JSONDecodeError):  # where an earlier run was cut off
-            answer = json.loads(line)
-            yield answer["key"], answer["verdict"]
 
 
 def _verdict(client: openai.OpenAI, model: str, messages: list[Any]) -> str:
