@@ -232,13 +232,13 @@ def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels:
     ahead = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     panels = {  # what is written into the cells, in which words, and the labels that colour them
         "input_ids, decoded": (input_ids, words, labels),
-        "attention_mask": (attention_mask, (0, 1), labels),
+        "attention_mask": (attention_mask, {0: "0", 1: "1"}, labels),
         "labels": (labels, words, labels),
         "what the output at each position must predict: the label one to the right": (ahead, words, ahead),
     }
     for axis, (title, (shown, names, coloured_by)) in zip(axes, panels.items()):
         for (row, column), label in np.ndenumerate(coloured_by.numpy()):
-            name = names[shown[row, column].item()]
+            name = names[int(shown[row, column])]
             colour, ink = "#9CC9E6", "black"
             if label in (-100, tokenizer.eos_token_id):
                 colour, ink = ("white", GREY) if label == -100 else (BLUE, "white")
