@@ -80,10 +80,7 @@ class Preset:
         return Path(self.artifacts) / self.name / stage
 
     def require(self, stage: str) -> Path:
-        """The folder of an earlier stage, which must be finished and of these settings.
-
-        Raises FileNotFoundError if it was not finished, ValueError if its settings were others.
-        """
+        """The folder of an earlier stage. Raises FileNotFoundError if unfinished, ValueError if of other settings."""
         folder, again = self.folder(stage), f"Run {NOTEBOOKS[stage]!r}, with this preset and RLHF_ARTIFACTS"
         if not (folder / "artifact.json").exists():
             raise FileNotFoundError(f"{folder} holds no finished model. {again}.")

@@ -47,8 +47,7 @@ class Run:
 
     Random numbers are seeded anew at each step from (seed, step), and the learning rate is the scheduler's function of
     the step. A checkpoint, one file of safetensors, is therefore only parameters, optimiser state, the metrics and the
-    small values in `run.state`; and a run that was killed and continued is bit for bit the run that never stopped (on
-    the CPU).
+    small values in `run.state`; and on the CPU a run that was killed and continued ends with the very same bits.
     """
 
     def __init__(
@@ -102,10 +101,7 @@ class Run:
                     self._report(self.row)
 
     def log(self, **metrics: float | torch.Tensor) -> None:
-        """Adds to this step's row. Tensors of one element will do.
-
-        The step's seconds end at its first log, so that what is measured afterwards does not count.
-        """
+        """Adds to this step's row. Its seconds end at its first log: what is measured afterwards does not count."""
         self.row |= {k: v.item() if isinstance(v, torch.Tensor) else float(v) for k, v in metrics.items()}
         self.row.setdefault("seconds", time.perf_counter() - self.start)
 
@@ -152,10 +148,7 @@ class Run:
             )
 
     def _save(self, done: int) -> None:
-        """Each file is written beside the last one, then renamed: a stop at any moment leaves one that is whole.
-
-        The table of metrics is for readers, and first, so that a finished run always has it.
-        """
+        """Each file is written beside the last one, then renamed: a stop at any moment leaves one that is whole."""
         tensors = {f"model.{name}": full_tensor(p.detach()) for name, p in self.model.named_parameters()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": full_tensor(x) for name, x in moments.items()}
@@ -164,6 +157,7 @@ class Run:
         for name, x in tensors.items() if done else ():
             self._check_finite(bool(x.isfinite().all()), name)
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
+        # for readers, and first, so that a finished run always has it
         self.metrics.to_csv(part := self.folder / "metrics.part", index=False)
         os.replace(part, self.folder / "metrics.csv")
         run = {name: getattr(self, name) for name in ("steps", "settings", "state", "history")} | {"done": done}
