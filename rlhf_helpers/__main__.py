@@ -42,10 +42,7 @@ class StreamingClient(NotebookClient):
 
 
 def execute(path: Path, copy: Path) -> None:
-    """Runs one notebook in a fresh kernel, in its own folder, and writes the executed copy.
-
-    Exits with a message that names notebook, section and error if a cell fails or the kernel dies.
-    """
+    """Runs one notebook in a fresh kernel, in its own folder, and writes the executed copy, even of one that fails."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -36,10 +36,7 @@ def differences(saved: dict, current: dict) -> dict:
 
 @contextmanager
 def loading(what: str):
-    """Around what loads a model or data: an error then says what it was, why, and the ways out.
-
-    Raises ConnectionError if it can't be had, ValueError if it is broken or of another kind.
-    """
+    """Around what loads a model or data: raises ConnectionError if it can't be had, ValueError if it won't do."""
     try:
         yield
     except OSError as error:

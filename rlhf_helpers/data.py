@@ -83,8 +83,7 @@ def check_sentences(split: Dataset, name: str, labelled: bool = True) -> None:
 def whole_sentences(sentences: list[str]) -> list[str]:
     """Those that end in a full stop, an exclamation or a question mark.
 
-    Four in five training rows of SST-2 are phrases cut out of sentences, and what learns from them
-    learns to stop anywhere. Raises ValueError if none is left.
+    Four in five training rows of SST-2 are cut out of sentences; what learns from them learns to stop anywhere.
     """
     ended = [sentence for sentence in sentences if sentence.endswith((".", "!", "?"))]
     way_out = "Write `preset = replace(preset, sft_whole_sentences=False)` in the configuration cell."
@@ -95,11 +94,8 @@ def whole_sentences(sentences: list[str]) -> list[str]:
 def encode(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None, *, end: bool = True
 ) -> list[list[int]]:
-    """Token ids of each text, with end-of-text appended unless `end` is False; cut to `max_tokens`.
-
-    A text's own "<|endoftext|>" is text like any other.
-    """
-    # "" as well, since a tokenizer can't take an empty list
+    """Token ids of each text, with end-of-text appended unless `end` is False; cut to `max_tokens`."""
+    # "" as well, since a tokenizer can't take an empty list; a text's own "<|endoftext|>" is text like any other
     ids = tokenizer([*texts, ""], add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [(row + [tokenizer.eos_token_id] * end)[:max_tokens] for row in ids[:-1]]
 
@@ -128,9 +124,8 @@ def lm_labels(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Te
 def length_bucketed(lengths: list[int], batch: int, seed: int) -> list[list[int]]:
     """Row indices of one epoch in batches of like length, in random order of batches.
 
-    Sorted by length with ties in random order, so a batch holds hardly any padding (random
-    batches of 32 SST-2 phrases are 2.7 times as large as their tokens, and take twice as long:
-    benchmarks/gains.py). Same seed, same batches.
+    A batch holds hardly any padding: random batches of 32 SST-2 phrases are 2.7 times as large as their tokens, and
+    take twice as long (benchmarks/gains.py). Same seed, same batches.
     """
     rng = random.Random(seed)
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))
@@ -143,7 +138,6 @@ def sample_prompts(rows: list[list[int]], n: int, tokens: tuple[int, int], seed:
     """`n` prompts: the first `tokens[0]` to `tokens[1]` (uniform) ids of random rows.
 
     A prompt leaves its row a token to write besides end-of-text, or nothing would be left to decide.
-    Raises ValueError if no row is long enough.
     """
     low, high = tokens
     check(1 <= low <= high, f"prompts of {tokens} tokens: the second number must not be under the first")

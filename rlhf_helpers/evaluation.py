@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_helpers.checks import check
 from rlhf_helpers.data import decode, length_bucketed, lm_labels, pad
 from rlhf_helpers.judges import Judge, grammar_judge
 from rlhf_helpers.models import LanguageModel
@@ -20,10 +19,7 @@ from rlhf_helpers.rollouts import Rollouts, response_outputs, sample_rollouts
 
 @torch.no_grad()
 def mean_nll(lm: PreTrainedModel, rows: list[list[int]], pad_id: int, batch: int = 64) -> float:
-    """Negative log-likelihood in nats per token of token id rows; its exp is the perplexity.
-
-    The first token of a row has no prediction and is not counted.
-    """
+    """Negative log-likelihood of token id rows, nats per token; a row's first, which nothing predicts, is left out."""
     rows = [row for row in rows if len(row) > 1]
     lm.eval()
     total = count = 0
@@ -66,23 +62,21 @@ def evaluate(
     for start in range(0, len(prompts), batch):
         rollouts = sample_rollouts(policy, prompts[start : start + batch], tokenizer, max_new_tokens, generator)
         logprobs, ref, under_base = (response_logprob(model, rollouts) for model in (policy, reference, base))
+        texts = {"prompt": decode(rollouts.prompt_ids, tokenizer), "text": rollouts.texts(tokenizer)}
         columns = {
             "reward": reward(rollouts.input_ids, rollouts.attention_mask),
             "kl": logprobs - ref,
             "nll": -under_base,
             "length": rollouts.response_mask.sum(1),
-            "eos_rate": rollouts.ended.float(),
+            "eos_rate": rollouts.ended,
         }
-        frame = pd.DataFrame({name: x.float().cpu().numpy() for name, x in columns.items()})
-        frame.insert(0, "prompt", decode(rollouts.prompt_ids, tokenizer))
-        frame.insert(1, "text", rollouts.texts(tokenizer))
-        frames.append(frame)
+        frames.append(pd.DataFrame(texts | {name: x.float().cpu().numpy() for name, x in columns.items()}))
     frame = pd.concat(frames, ignore_index=True)
     frame["judge_positive"] = judge(frame["text"].tolist())
     if judge is grammar_judge:
         from rlhf_helpers.tiny import grammar
 
-        frame["well_formed"] = [float(grammar.judge(text) is not None) for text in frame["text"]]
+        frame["well_formed"] = [float(grammar.well_formed(text)) for text in frame["text"]]
     return frame
 
 
@@ -94,10 +88,7 @@ def bootstrap(frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], s
 
 
 def jackknife(texts: list[str], statistic: Callable[[list[str]], float], groups: int = 20) -> list[float]:
-    """95 % interval by leaving out one of `groups` groups at a time.
-
-    For distinct-n, where a bootstrap would repeat texts and so see less diversity than there is.
-    """
+    """95 % interval by leaving out one group at a time: a bootstrap's repeated texts would look less diverse."""
     groups = min(groups, len(texts))
     left_out = np.array([statistic([t for i, t in enumerate(texts) if i % groups != g]) for g in range(groups)])
     error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
@@ -106,8 +97,7 @@ def jackknife(texts: list[str], statistic: Callable[[list[str]], float], groups:
 
 def summarise(frame: pd.DataFrame) -> dict:
     """The figures of one policy, and under `intervals` the 95 % interval of each."""
-    means = ["reward", "judge_positive", "kl", "eos_rate", "length"]
-    means += ["well_formed"] if "well_formed" in frame else []
+    means = [x for x in ("reward", "judge_positive", "kl", "eos_rate", "length", "well_formed") if x in frame]
     statistics: dict[str, Callable] = {name: lambda f, name=name: float(f[name].mean()) for name in means}
     statistics["perplexity"] = lambda f: float(math.exp(f["nll"].sum() / f["length"].sum()))
     summary = {name: statistic(frame) for name, statistic in statistics.items()}
@@ -117,17 +107,8 @@ def summarise(frame: pd.DataFrame) -> dict:
     return summary | {"intervals": intervals}
 
 
-def win_rate(ours: pd.Series, theirs: pd.Series) -> float:
-    """Share of prompts on which `ours` scores higher; a tie is half a win."""
-    check(len(ours) == len(theirs) > 0, f"{len(ours)} and {len(theirs)} scores can't be compared one by one")
-    return float(((ours > theirs) + 0.5 * (ours == theirs)).mean())
-
-
 def best_of_n_kl(n: int) -> float:
-    """KL of the best of n samples to the policy they come from, in nats: ln n - (n - 1) / n.
-
-    An upper bound, tight where no two samples tie (Beirami et al., arXiv 2401.01879).
-    """
+    """KL of the best of n samples to their policy: ln n - (n - 1) / n nats, less if samples tie (arXiv 2401.01879)."""
     return math.log(n) - (n - 1) / n
 
 

@@ -41,22 +41,15 @@ def findings(metrics: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
     for name, (seen, columns) in signs.items():
         if seen.any():
             row = int(seen.argmax())
-            series = {column: metrics[column][: row + 1] for column in columns}
-            yield (
-                name,
-                row,
-                "; ".join(
-                    f"{c} {x.iloc[0]:.3g} at the start, {x.max():.3g} at most, {x.iloc[-1]:.3g} now"
-                    for c, x in series.items()
-                ),
-            )
+            figures = [
+                f"{column} {x.iloc[0]:.3g} at the start, {x.max():.3g} at most, {x.iloc[-1]:.3g} now"
+                for column, x in metrics[columns][: row + 1].items()
+            ]
+            yield name, row, "; ".join(figures)
 
 
 def watch(run: Run) -> None:
-    """After `run.log`, once per update: warns the first time that something is wrong.
-
-    Raises RuntimeError for what STOPS names, where going on is no use.
-    """
+    """After `run.log`, once per update: warns, or for STOPS raises RuntimeError, the first time something is wrong."""
     for name, row, figures in findings(pd.DataFrame([*run.history, run.row])):
         if row < len(run.history):
             continue  # said before

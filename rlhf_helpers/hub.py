@@ -17,14 +17,6 @@ FILES = ["*config.json", "model*.safetensors*", "adapter_model.safetensors", "va
 FILES += ["vocab.*", "merges.txt", "chat_template.jinja", "evaluation.json", "metrics.csv"]
 
 
-def files(folder: Path) -> list[str]:
-    """The names of what a push sends from `folder`. Raises FileNotFoundError if it holds no model."""
-    found = sorted({path.name for pattern in FILES for path in Path(folder).glob(pattern)})
-    if not any(name.startswith(("model", "adapter_model")) for name in found):
-        raise FileNotFoundError(f"{folder} holds no finished model: run the cells above first")
-    return found
-
-
 def figures(evaluation: dict, of: str = "") -> list[tuple[str, float, str]]:
     """Name, value and 95 % interval of each number in an evaluation.json, those of several models one below another."""
     rows = []
@@ -48,9 +40,8 @@ def model_card(
 ) -> ModelCard:
     """The card of the model in `folder`: how to load it, its figures, settings and limits.
 
-    `about` is a sentence, `prompt` an example of what it reads, `base` the Hub id of the model that an
-    adapter belongs to, `run` the folder of its training if that is another. Figures come from
-    evaluation.json, else from the last row of metrics.csv; settings from the checkpoint.
+    `about` is a sentence, `prompt` an example of what it reads, `base` the Hub id of the model that an adapter belongs
+    to, `run` the folder of its training if that is another. Figures come from evaluation.json, else from metrics.csv.
     """
     folder, run = Path(folder), Path(run or folder)
     with safe_open(run / "checkpoint.safetensors", "pt") as checkpoint:
@@ -86,12 +77,14 @@ def model_card(
 def push(folder: Path, repo_id: str | None, *, private: bool = True, **card) -> str:
     """Puts the model in `folder` on the Hub as `repo_id`, in one commit; what came of it, in words.
 
-    With `repo_id` None nothing is sent, and what would be is listed. `card` goes to `model_card`.
-    `folder` stays as it is, but for the README.md that is written into it. Raises ValueError if the
-    name, or an adapter's base, won't do; PermissionError if the Hub refuses; ConnectionError if it can't be had.
+    With `repo_id` None nothing is sent, and what would be is listed. `card` goes to `model_card`. Raises ValueError if
+    the name, or an adapter's base, won't do; PermissionError if the Hub refuses; ConnectionError if it can't be had.
     """
     folder, api = Path(folder), HfApi()
-    names, text = files(folder), str(model_card(folder, repo_id or "your-name/your-model", **card))
+    names = sorted({path.name for pattern in FILES for path in folder.glob(pattern)})
+    if not any(name.startswith(("model", "adapter_model")) for name in names):
+        raise FileNotFoundError(f"{folder} holds no finished model: run the cells above first")
+    text = str(model_card(folder, repo_id or "your-name/your-model", **card))
     if repo_id is None:
         size = sum((folder / name).stat().st_size for name in names) / 1e6
         return f"nothing was pushed. With a repo_id these go up, {size:.1f} MB: README.md, {', '.join(names)}"

@@ -22,8 +22,7 @@ def grammar_judge(texts: list[str]) -> np.ndarray:
 def vader_judge(texts: list[str]) -> np.ndarray:
     """VADER, a lexicon with rules (Hutto & Gilbert 2014): 1 where its compound score is >= 0.05.
 
-    The threshold is its authors'; a text without a sentiment word is not positive. The first 5,000
-    characters are read: VADER's time grows with the square of them.
+    The threshold is its authors'. The first 5,000 characters are read: the time grows with the square of them.
     """
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -34,9 +33,8 @@ def vader_judge(texts: list[str]) -> np.ndarray:
 def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
     """A text classifier of transformers: texts -> log-odds that each is positive, (N,).
 
-    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel` and
-    `imdb_judge` do, and reads texts that end in end-of-text. Take one that was trained on other data than the
-    reward model. Raises ConnectionError if it can't be had or has no safetensors, ValueError if it is broken.
+    Its positive class is the last; one with a single output gives the log-odds itself, as `RewardModel` does, and
+    reads texts that end in end-of-text. Raises ConnectionError if it can't be had, ValueError if it is broken.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -46,16 +44,14 @@ def classifier_log_odds(name_or_path: str) -> Callable[[list[str]], np.ndarray]:
         ).eval()
         tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     longest = int(min(tokenizer.model_max_length, positions(model.config), 512))
+    fitted = {"padding": True, "padding_side": "right", "truncation": True, "max_length": longest}
     end = (tokenizer.eos_token or "") if model.config.num_labels == 1 else ""
 
     @torch.no_grad()
     def log_odds(texts: list[str]) -> np.ndarray:
         found = np.zeros(len(texts))
         for rows in length_bucketed([len(text) for text in texts], 64, seed=0):
-            ended = [texts[i] + end for i in rows]
-            batch = tokenizer(
-                ended, padding=True, padding_side="right", truncation=True, max_length=longest, return_tensors="pt"
-            )
+            batch = tokenizer([texts[i] + end for i in rows], return_tensors="pt", **fitted)
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             found[rows] = logits[:, -1] if logits.shape[1] == 1 else logits[:, -1] - logits[:, :-1].logsumexp(-1)
         return found

@@ -1,8 +1,4 @@
-"""The models: a reward model (GPT-2 and a reward head) and a policy with a value head.
-
-Both wrap what transformers loads, so any causal language model will do; there is no
-architecture code here.
-"""
+"""A reward model and a policy with a value head, around any causal language model that transformers loads."""
 
 import copy
 import inspect
@@ -80,8 +76,7 @@ def _load(auto: Any, name_or_path: str, what: str) -> Any:
 def load_lm(name_or_path: str) -> PreTrainedModel:
     """A causal language model with fp32 weights, from safetensors only.
 
-    Raises ConnectionError, with the ways out, if it can't be had; ValueError if it is broken or none, or if its own
-    forward does something to the logits that `lm_logits` does not know.
+    Raises ConnectionError if it can't be had; ValueError if it is broken, or does to its logits what `lm_logits` can't.
     """
     lm = _load(transformers.AutoModelForCausalLM, name_or_path, "the model").eval()
     # saved with it, and what servers go by: sample at temperature 1 from all tokens, as is done here
@@ -98,10 +93,9 @@ def load_lm(name_or_path: str) -> PreTrainedModel:
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions counted from the first real token of each row, (B, T), whatever the padding.
+    """Positions counted from the first real token of each row, (B, T).
 
-    GPT-2 counts from the first column if it isn't told, and a left-padded row would then
-    give other logits than the same row alone (trl#469).
+    GPT-2 counts from the first column if it isn't told, and a left-padded row then gets other logits (trl#469).
     """
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
@@ -137,8 +131,7 @@ def freeze(model: nn.Module) -> nn.Module:
 def left_aligned(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The rows moved to the first column and cut to the longest, (B, longest).
 
-    So they need no mask, and positions count from 0 as in training: the trunk looks only
-    backwards, and what now stands behind a row is never looked at.
+    So they need no mask: the trunk looks only backwards, and what now stands behind a row is never looked at.
     """
     total, first = attention_mask.sum(1), attention_mask.argmax(1)
     columns = first[:, None] + torch.arange(int(total.max()), device=input_ids.device)
@@ -148,8 +141,7 @@ def left_aligned(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 def hidden_states(lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
     """Last hidden states of any causal language model's trunk, (B, T, d).
 
-    Positions are counted by the mask. Without one, rows must start in the first column; what
-    pads them on the right is then never looked at, since the trunk looks only backwards.
+    Positions are counted by the mask. Without one, rows must start in the first column.
     """
     width, longest = input_ids.shape[1], positions(lm.config)
     check(attention_mask is not None or width <= longest, f"{width} tokens, but the model has {longest} positions")
@@ -163,8 +155,7 @@ def hidden_states(lm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor
 def in_fp32(head: nn.Module, hidden: Tensor) -> Tensor:
     """A linear head on hidden states (..., d), in fp32 even under autocast.
 
-    bfloat16 keeps 8 bits: logits of -30 to -100, as GPT-2's are, would be rounded to steps of 0.125 to 0.5, and a
-    log-probability with them.
+    bfloat16 keeps 8 bits: logits of -30 to -100, as GPT-2's are, would be rounded to steps of 0.125 to 0.5.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         return head(hidden.float())
@@ -204,10 +195,9 @@ def same_on_cpu(lm: PreTrainedModel, device: str) -> bool:
 class RewardModel(nn.Module):
     """A trunk and a linear reward head on the last real token (InstructGPT, section 3.4).
 
-    Gives a logit: sigmoid(logit) is the probability that the text is positive, and the
-    difference of two logits the log-odds that one text is preferred (Bradley-Terry).
-    The head starts at zero, so that every first score is 0 and the first loss ln 2. Dropout is
-    off, as in TRL's: a pass or two over the data is not memorised.
+    Gives a logit: sigmoid(logit) is the probability that the text is positive, and the difference of two logits
+    the log-odds that one text is preferred (Bradley-Terry). The head starts at zero, so that every first score is 0
+    and the first loss ln 2. Dropout is off, as in TRL's: a pass or two over the data is not memorised.
     """
 
     def __init__(self, lm_or_path: PreTrainedModel | str | Path):
@@ -236,10 +226,9 @@ class RewardModel(nn.Module):
         return in_fp32(self.model.score, last).squeeze(-1)
 
     def save_pretrained(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """Saves it so that `AutoModelForSequenceClassification` loads it with equal scores.
+        """Saves it so that `AutoModelForSequenceClassification` gives equal scores, of `text + tokenizer.eos_token`.
 
         The tokenizer saved beside it pads with the padding token that the classifier skips.
-        Texts must still end with end-of-text: `text + tokenizer.eos_token`.
         """
         self.model.save_pretrained(folder)
         if tokenizer is not None:

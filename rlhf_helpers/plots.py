@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,11 +15,11 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rlhf_helpers.checks import check
-
 DRAWINGS = Path(__file__).with_name("drawings")
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
 SKY, PINK, BLACK = "#56B4E9", "#CC79A7", "#000000"
+LOOKS = [(BLUE, "-"), (RED, "--"), (GREEN, "-."), (ORANGE, ":")]  # of the lines in one figure, one after the other
+CLASSES = ((ORANGE, "negative"), (BLUE, "positive"))
 
 plt.rcParams.update(
     {
@@ -43,12 +44,12 @@ def drawing(name: str) -> Image:
 
 def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
     """Which tokens are prompt, response, end-of-text and padding, over the tokens themselves."""
-    ids, mask = rollouts.input_ids[:rows].cpu(), rollouts.attention_mask[:rows].cpu()
-    kind = mask.clone()  # 0 padding, 1 prompt, 2 response, 3 end-of-text
-    kind[:, rollouts.prompt_ids.shape[1] :] *= 2
+    ids, kind = rollouts.input_ids[:rows].cpu(), rollouts.attention_mask[:rows].cpu()
+    width = rollouts.prompt_ids.shape[1]
+    used = kind.any(0)  # columns that pad all of these rows say nothing
+    kind[:, width:] *= 2  # 0 padding, 1 prompt, 2 response, 3 end-of-text
     kind[(ids == tokenizer.eos_token_id) & (kind == 2)] = 3
-    used = mask.any(0)  # columns that pad all of these rows say nothing
-    ids, kind, prompt_width = ids[:, used], kind[:, used], int(used[: rollouts.prompt_ids.shape[1]].sum())
+    ids, kind, prompt_width = ids[:, used], kind[:, used], int(used[:width].sum())
     figure, axes = new_figure(width=max(6.0, 0.58 * ids.shape[1]), height=0.45 * len(ids) + 0.9)
     colours = ["#F2F2F2", "#9CC9E6", "#F6D186", "#8FD3BD"]
     for (row, column), k in np.ndenumerate(kind.numpy()):
@@ -68,11 +69,9 @@ def token_masks(rollouts, tokenizer, rows: int = 4) -> Figure:
 
 def token_bars(tokens: Sequence[str], **series: Sequence[float]) -> Figure:
     """One row of bars a series, one bar a token: per-token reward, value, advantage..."""
-    right = len(series) <= 4 and all(len(x) == len(tokens) for x in series.values())
-    check(right, f"not {len(tokens)} values of each, or more than four, of {[*series]}")
     figure, axes = new_figure(len(series), 1, height=1.25 * len(series) + 0.6)
     axes = np.atleast_1d(axes)
-    for axis, (name, values), colour in zip(axes, series.items(), [BLUE, ORANGE, GREEN, RED]):
+    for axis, (name, values), colour in zip(axes, series.items(), cycle([BLUE, ORANGE, GREEN, RED])):
         axis.bar(range(len(tokens)), values, color=colour, width=0.7)
         axis.axhline(0, color="black", lw=0.8)
         axis.set_ylabel(name.replace("_", " "))
@@ -84,7 +83,7 @@ def bars(names: Sequence[str], ylabel: str, **series: Sequence[float]) -> Figure
     """Bars side by side: for each name one bar of each series, a distribution before and after, say."""
     figure, axes = new_figure(width=6.5, height=2.6)
     width = 0.8 / len(series)
-    for i, ((label, values), colour) in enumerate(zip(series.items(), (GREY, BLUE, ORANGE, GREEN))):
+    for i, ((label, values), colour) in enumerate(zip(series.items(), cycle([GREY, BLUE, ORANGE, GREEN]))):
         positions = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
         axes.bar(positions, values, width=width, color=colour, label=label.replace("_", " "))
     tilted = {"rotation": 30, "ha": "right"} if len(names) > 8 else {}
@@ -96,9 +95,8 @@ def bars(names: Sequence[str], ylabel: str, **series: Sequence[float]) -> Figure
 
 def lines(curves: dict[str, Sequence[float]], xlabel: str, ylabel: str, *, log: bool = False) -> Figure:
     """One line a curve against its index; on a logarithmic axis if `log`."""
-    check(len(curves) <= 4, f"there are colours for up to four curves, not for {len(curves)}")
     figure, axes = new_figure()
-    for (name, y), colour, style in zip(curves.items(), (BLUE, RED, GREEN, ORANGE), ("-", "--", "-.", ":")):
+    for (name, y), (colour, style) in zip(curves.items(), cycle(LOOKS)):
         axes.plot(y, color=colour, ls=style, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -112,10 +110,9 @@ def clipped_objective(clip: float = 0.2) -> Figure:
     ratio = torch.linspace(0.4, 1.6, 200)
     for axis, advantage in zip(axes, (1.0, -1.0)):
         unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+        smaller = torch.min(unclipped, clipped)
         axis.plot(ratio, unclipped, color=GREY, ls="--", label="ratio times A")
-        axis.plot(
-            ratio, torch.min(unclipped, clipped), color=BLUE, lw=2.2, label="the smaller of it and its clipped version"
-        )
+        axis.plot(ratio, smaller, color=BLUE, lw=2.2, label="the smaller of it and its clipped version")
         axis.axvspan(1 - clip, 1 + clip, color=GREEN, alpha=0.1)
         axis.axvline(1, color="black", lw=0.8)
         axis.set(xlabel="ratio", ylabel="objective", title=f"advantage A = {advantage:+.0f}")
@@ -156,23 +153,17 @@ def dashboard(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
-def frontier(curves: dict[str, pd.DataFrame], y: str = "reward", ylabel: str | None = None) -> Figure:
-    """Reward (or a judge's verdict) bought by each nat of KL; one curve a method.
-
-    Each frame has columns `kl` and `y`, and optionally `low` and `high` for error bars. Where it has
-    `seed`, its rows are runs of their own and are not joined.
-    """
-    check(len(curves) <= 4, f"there are colours for up to four curves, not for {len(curves)}")
+def frontier(curves: dict[str, pd.DataFrame], ylabel: str) -> Figure:
+    """Reward bought by each nat of KL, one curve per method: columns `kl`, `reward` and, if known, `low` and `high`."""
     figure, axes = new_figure(height=3.6)
-    looks = zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":"))
+    looks = cycle(zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":")))
     for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
-        joined = "seed" not in frame or frame["seed"].isna().all()
-        axes.plot(frame["kl"], frame[y], color=colour, marker=marker, ls=style if joined else "", ms=5, label=name)
+        axes.plot(frame["kl"], frame["reward"], color=colour, marker=marker, ls=style, ms=5, label=name)
         if "low" in frame and len(frame) > 1:
             axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
         elif "low" in frame:
             axes.vlines(frame["kl"], frame["low"], frame["high"], color=colour)
-    axes.set(xlabel="KL to the SFT policy, nats per response", ylabel=ylabel or y)
+    axes.set(xlabel="KL to the SFT policy, nats per response", ylabel=ylabel)
     figure.legend(loc="outside upper center", ncols=len(curves))
     return figure
 
@@ -189,10 +180,9 @@ def against_kl(
     figure, axes = new_figure(2, len(panels), width=8, height=7)
     colours = (BLUE, BLACK, GREEN, RED, ORANGE, PINK, GREY, SKY)
     looks = list(zip(colours, "osv^DPX*", ("-", "--", "-.", "-", "--", "-", ":", ":")))
-    check(len(curves) <= len(looks), f"there are colours for up to {len(looks)} methods, not for {len(curves)}")
     for (row, i), axis in np.ndenumerate(axes):
         column, label = [*panels.items()][i]
-        for (name, runs), (colour, marker, style) in zip(curves.items(), looks):
+        for (name, runs), (colour, marker, style) in zip(curves.items(), cycle(looks)):
             if row == 0 or name not in apart:
                 at = runs.groupby("strength", sort=False)[["kl", column]]
                 look = {"color": colour, "marker": marker, "ls": style, "ms": 5, "lw": 1.4, "elinewidth": 0.8}
@@ -209,7 +199,7 @@ def compare_runs(runs: dict[str, pd.DataFrame], panels: dict[str, str]) -> Figur
     """Runs against each other, update by update and unsmoothed; `panels` is column -> title."""
     figure, axes = new_figure(1, len(panels), width=3.4 * len(panels), height=3)
     for axis, (column, title) in zip(np.atleast_1d(axes), panels.items()):
-        for (name, metrics), colour, style in zip(runs.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
+        for (name, metrics), (colour, style) in zip(runs.items(), cycle(LOOKS)):
             axis.plot(metrics["step"], metrics[column], color=colour, ls=style, lw=1.2, label=name)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("update")
@@ -240,23 +230,20 @@ def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels:
     words = {i: repr(tokenizer.decode(i).strip())[1:-1] for i in input_ids.unique().tolist()}
     words |= {tokenizer.eos_token_id: "end", -100: "-100"}
     ahead = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-
-    def in_words(ids: torch.Tensor) -> list[list[str]]:
-        return [[words[i] for i in row] for row in ids.tolist()]
-
-    panels = {  # what is written into the cells, and the labels that colour them
-        "input_ids, decoded": (in_words(input_ids), labels),
-        "attention_mask": (attention_mask.tolist(), labels),
-        "labels": (in_words(labels), labels),
-        "what the output at each position must predict: the label one to the right": (in_words(ahead), ahead),
+    panels = {  # what is written into the cells, in which words, and the labels that colour them
+        "input_ids, decoded": (input_ids, words, labels),
+        "attention_mask": (attention_mask, {0: "0", 1: "1"}, labels),
+        "labels": (labels, words, labels),
+        "what the output at each position must predict: the label one to the right": (ahead, words, ahead),
     }
-    for axis, (title, (shown, coloured_by)) in zip(axes, panels.items()):
+    for axis, (title, (shown, names, coloured_by)) in zip(axes, panels.items()):
         for (row, column), label in np.ndenumerate(coloured_by.numpy()):
+            name = names[int(shown[row, column])]
             colour, ink = "#9CC9E6", "black"
             if label in (-100, tokenizer.eos_token_id):
                 colour, ink = ("white", GREY) if label == -100 else (BLUE, "white")
             axis.add_patch(plt.Rectangle((column, row), 1, 1, fc=colour, ec="#BBBBBB", lw=0.6))
-            axis.text(column + 0.5, row + 0.5, shown[row][column], ha="center", va="center", fontsize=8, color=ink)
+            axis.text(column + 0.5, row + 0.5, name, ha="center", va="center", fontsize=8, color=ink)
         axis.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(False)
@@ -267,8 +254,6 @@ def batch_picture(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels:
 
 def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
     """Training loss (of each batch, and smoothed) and validation loss, where they were measured."""
-    missing = {"step", train, validation} - set(metrics)
-    check(not missing, f"the metrics have no {sorted(missing)} yet: run the training cell to its end")
     figure, axes = new_figure()
     trained, measured = metrics.dropna(subset=[train]), metrics.dropna(subset=[validation])
     axes.plot(trained["step"], trained[train], color=GREY, lw=0.6, alpha=0.5, label="training, each batch")
@@ -283,8 +268,6 @@ def loss_curves(metrics: pd.DataFrame, train: str, validation: str) -> Figure:
 
 # Notebook 2
 
-CLASSES = ("negative", "positive")
-
 
 def _legend_above(axes) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
@@ -293,13 +276,13 @@ def _legend_above(axes) -> None:
 def losses(difference: torch.Tensor, **curves: torch.Tensor) -> Figure:
     """Loss against the difference of two scores; one curve each, its lowest point marked if it lies inside."""
     figure, axes = new_figure()
-    for (name, loss), colour, style in zip(curves.items(), (BLUE, RED, GREEN), ("-", "--", "-.")):
+    for (name, loss), (colour, style) in zip(curves.items(), cycle(LOOKS)):
         axes.plot(difference, loss, color=colour, ls=style, label=name.replace("_", " "))
         lowest = loss.argmin()
         if 0 < lowest < len(loss) - 1:
-            axes.plot(difference[lowest], loss[lowest], "o", color=colour)
-            label = f"lowest at {difference[lowest]:.2f}"
-            axes.annotate(label, (difference[lowest], loss[lowest]), (0, 8), textcoords="offset points", ha="center")
+            at = difference[lowest], loss[lowest]
+            axes.plot(*at, "o", color=colour)
+            axes.annotate(f"lowest at {at[0]:.2f}", at, (0, 8), textcoords="offset points", ha="center")
     axes.set(xlabel="score of the better minus score of the worse text", ylabel="expected loss, nats", ylim=(0, None))
     _legend_above(axes)
     return figure
@@ -307,11 +290,10 @@ def losses(difference: torch.Tensor, **curves: torch.Tensor) -> Figure:
 
 def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
     """Histograms of the scores of each class."""
-    check(len(scores) == len(labels) > 0 and scores.isfinite().all(), "scores must be finite, and one for each label")
     figure, axes = new_figure()
     bins = np.linspace(scores.min().item(), scores.max().item(), 40)
-    for label, colour, hatch in ((0, ORANGE, "//"), (1, BLUE, "")):
-        axes.hist(scores[labels == label], bins=bins, color=colour, alpha=0.65, hatch=hatch, label=CLASSES[label])
+    for label, ((colour, name), hatch) in enumerate(zip(CLASSES, ("//", ""))):
+        axes.hist(scores[labels == label], bins=bins, color=colour, alpha=0.65, hatch=hatch, label=name)
     axes.axvline(0, color="black", lw=0.8)
     axes.set(xlabel="score (logit)", ylabel="sentences")
     _legend_above(axes)
@@ -320,7 +302,6 @@ def scores_by_class(scores: torch.Tensor, labels: torch.Tensor) -> Figure:
 
 def reliability(probability: torch.Tensor, labels: torch.Tensor, bins: int = 10) -> Figure:
     """Share of positives against predicted probability; the larger a point, the more sentences."""
-    check(probability.equal(probability.clamp(0, 1)), "a probability is not from 0 to 1")
     figure, axes = new_figure(width=4.2, height=3.6)
     index = (probability * bins).long().clamp(max=bins - 1)
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", label="calibrated")
@@ -336,9 +317,9 @@ def reliability(probability: torch.Tensor, labels: torch.Tensor, bins: int = 10)
 def reward_against_length(lengths: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> Figure:
     """Score against length in tokens, one marker a class."""
     figure, axes = new_figure()
-    for label, colour, marker in ((0, ORANGE, "x"), (1, BLUE, "o")):
+    for label, ((colour, name), marker) in enumerate(zip(CLASSES, "xo")):
         kind = labels == label
-        axes.scatter(lengths[kind], scores[kind], s=14, color=colour, marker=marker, alpha=0.5, label=CLASSES[label])
+        axes.scatter(lengths[kind], scores[kind], s=14, color=colour, marker=marker, alpha=0.5, label=name)
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlabel="tokens", ylabel="score (logit)")
     _legend_above(axes)

@@ -40,9 +40,8 @@ def entropy(logits: Tensor) -> Tensor:
 def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
     """Schulman's sampled estimates of KL(policy || reference) per token, each (B, T).
 
-    With x = log pi_ref - log pi at a token sampled from pi: k1 = -x is unbiased and can be
-    negative; k2 = x^2 / 2 is biased and never is; k3 = e^x - 1 - x is unbiased and never is.
-    Source: J. Schulman, "Approximating KL divergence" (2020).
+    With x = log pi_ref - log pi at a token sampled from pi: k1 = -x is unbiased and can be negative; k2 = x^2 / 2 is
+    biased and never is; k3 = e^x - 1 - x is unbiased and never is ("Approximating KL divergence", 2020).
     """
     x = ref_logprobs - logprobs
     return {"k1": -x, "k2": x.square() / 2, "k3": x.expm1() - x}
@@ -196,13 +195,12 @@ def ppo_update(
 ) -> dict[str, float]:  # fmt: skip
     """Several epochs of minibatch steps on one batch of experience; the mean of their statistics.
 
-    `step(loss)` does the backward pass and the optimiser step. No further epoch is begun once one moved
-    the policy, on average over its minibatches, further than `max_kl` nats per token from where it sampled.
-    The last, partial minibatch is used too. The first epoch takes the rows as they were sampled, in the
-    groups in which they were scored, so that rounding is the same in both: `first_ratio` and
-    `first_ratio_max`, the mean and the largest ratio of the first minibatch, are 1 in bfloat16 as in fp32.
-    The later epochs shuffle. On several processes `outputs(policy, minibatch)` computes a share of the
-    minibatch, and `whole_minibatch(stats)` gives the statistics of all of it, so that they stop alike.
+    `step(loss)` does the backward pass and the optimiser step. No further epoch is begun once one moved the policy, on
+    average over its minibatches, further than `max_kl` nats per token from where it sampled. The first epoch takes the
+    rows in the groups in which they were scored, so that rounding is the same in both: `first_ratio` and
+    `first_ratio_max`, the mean and the largest ratio of the first minibatch, are 1 in bfloat16 as in fp32. The later
+    epochs shuffle. On several processes `outputs(policy, minibatch)` computes a share of the minibatch, and
+    `whole_minibatch(stats)` gives the statistics of all of it, so that they stop alike.
     """
     e, mask, history = experience, experience.rollouts.response_mask, []
     recorded = (e.logprobs, e.values, whiten(e.advantages, mask), e.returns, mask)

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 # relative: the same in every checkout; but from one drive of Windows to another there is no such path
 TINY = Path(os.path.relpath(HERE / "tiny")) if HERE.drive == Path.cwd().drive else HERE / "tiny"
 SMOLLM2 = Path("artifacts/base/SmolLM2-135M-Instruct")  # where rlhf_helpers.smollm2 puts it
-IMDB_JUDGE = Path("artifacts/base/imdb-judge")  # and rlhf_helpers.imdb_judge its classifier
+IMDB_JUDGE = Path("artifacts/base/imdb-judge")  # and tools/imdb_judge.py its classifier
 NOTEBOOKS = {"sft": "1-SFT.ipynb", "reward_model": "2-RM Training.ipynb", "policy": "3-RLHF.ipynb"}
 
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -80,10 +80,7 @@ class Preset:
         return Path(self.artifacts) / self.name / stage
 
     def require(self, stage: str) -> Path:
-        """The folder of an earlier stage, which must be finished and of these settings.
-
-        Raises FileNotFoundError if it was not finished, ValueError if its settings were others.
-        """
+        """The folder of an earlier stage. Raises FileNotFoundError if unfinished, ValueError if of other settings."""
         folder, again = self.folder(stage), f"Run {NOTEBOOKS[stage]!r}, with this preset and RLHF_ARTIFACTS"
         if not (folder / "artifact.json").exists():
             raise FileNotFoundError(f"{folder} holds no finished model. {again}.")
@@ -167,9 +164,8 @@ def _presets(device: str) -> dict[str, Preset]:
 def load_preset(name: str | None = None, why: str = "asked for") -> Preset:
     """The preset called `name` (`why` it is says the caller), else the one in RLHF_PRESET, else by the hardware.
 
-    Without either it is `gpt2` where there is an accelerator and `tiny` elsewhere. Prints
-    which one it is, why, and how to change it. RLHF_SEED, RLHF_MODEL, RLHF_DATASET and
-    RLHF_ARTIFACTS replace the fields of those names. Raises ValueError for an unknown preset.
+    Without either it is `gpt2` where there is an accelerator and `tiny` elsewhere. RLHF_SEED, RLHF_MODEL,
+    RLHF_DATASET and RLHF_ARTIFACTS replace the fields of those names. Raises ValueError for an unknown preset.
     """
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     named = os.environ.get("RLHF_PRESET")

@@ -1,7 +1,7 @@
 """Rollouts: prompts in, sampled responses and their log-probabilities out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Rollouts:
 
     def __getitem__(self, rows) -> "Rollouts":
         """The rollouts of some rows (a slice or a tensor of indices)."""
-        return Rollouts(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Rollouts(**{name: x[rows] for name, x in vars(self).items()})
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Each prompt with its response, without special tokens or padding."""
@@ -59,12 +59,10 @@ def sample_rollouts(
 ) -> Rollouts:  # fmt: skip
     """One response to each prompt (text or token ids), sampled together with a KV cache.
 
-    Samples at temperature 1 from the whole distribution: the log-probabilities recorded are
-    then those of the policy itself, which the ratio and the KL are about (trl#235). `policy`
-    is a `PolicyWithValueHead` or any causal language model of transformers. A row stops at its
-    own end-of-text and leaves the batch. `on_tokens(rows, ids)` is called as each column is sampled, with
-    the rows still being written and a token for each, both (A,). Raises ValueError for no prompt, an empty
-    one, or one that does not fit into the model's positions with its response.
+    Samples at temperature 1 from the whole distribution: the log-probabilities recorded are then those of the policy
+    itself, which the ratio and the KL are about (trl#235). A row stops at its own end-of-text and leaves the batch.
+    `on_tokens(rows, ids)` is called as each column is sampled, with the rows still being written and a token for each,
+    both (A,). Raises ValueError for no prompt, an empty one, or one that is too long for the model.
     """
     rows = [tokenizer(p, add_special_tokens=False)["input_ids"] if isinstance(p, str) else p for p in prompts]
     lm = policy.lm if isinstance(policy, PolicyWithValueHead) else policy
@@ -117,10 +115,9 @@ def response_outputs(
     "Where" is a pair of indices (row, column), each (N,): `rollouts.response_ids[token_index]` are the
     tokens predicted. A model without a value head gives None for values.
 
-    Padding is not computed: rows go through the trunk `rows_at_once` at a time, sorted by length
-    and moved to the left, where they need no mask; and only the states that predict a response
-    token meet the vocabulary. The state at one token predicts the next: the off-by-one that
-    hides best.
+    Padding is not computed: rows go through the trunk `rows_at_once` at a time, sorted by length and moved to the
+    left; and only the states that predict a response token meet the vocabulary. The state at one token predicts the
+    next: the off-by-one that hides best.
     """
     logits, values, token_index = [], [], []
     for rows in rollouts.attention_mask.sum(1).argsort(stable=True).split(rows_at_once):

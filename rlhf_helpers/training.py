@@ -45,15 +45,14 @@ class Run:
             ...                     # loss, backward, clip, optimizer.step(), scheduler.step()
             run.log(loss=loss)      # one row of metrics.csv and of TensorBoard
 
-    Random numbers are seeded anew at each step from (seed, step), and the learning rate is the
-    scheduler's function of the step. A checkpoint is therefore only parameters, optimiser state, the metrics
-    and the small values in `run.state`, and a run that was killed and continued is bit for bit the
-    run that never stopped (on the CPU). It is one file of safetensors; nothing is pickled.
+    Random numbers are seeded anew at each step from (seed, step), and the learning rate is the scheduler's function of
+    the step. A checkpoint, one file of safetensors, is therefore only parameters, optimiser state, the metrics and the
+    small values in `run.state`; and on the CPU a run that was killed and continued ends with the very same bits.
     """
 
     def __init__(
         self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LambdaLR,
-        *, steps: int, seed: int, settings: dict, max_grad_norm: float = 1.0, checkpoints: int = 10, main: bool = True,
+        *, steps: int, seed: int, settings: dict, checkpoints: int = 10, main: bool = True,
     ):  # fmt: skip
         """`settings` is what the result depends on: another run's checkpoint is refused.
 
@@ -61,7 +60,7 @@ class Run:
         """
         self.folder, self.model, self.optimizer, self.scheduler = Path(folder), model, optimizer, scheduler
         self.steps, self.seed, self.settings = steps, seed, settings
-        self.max_grad_norm, self.every, self.main = max_grad_norm, max(1, steps // checkpoints), main
+        self.every, self.main = max(1, steps // checkpoints), main
         self.state: dict = {}  # JSON values that the loop carries from step to step
         self.history: list[dict] = []
         self.checkpoint = self.folder / "checkpoint.safetensors"
@@ -80,7 +79,6 @@ class Run:
         elif self.main:
             so_far = "finished: nothing is trained" if done == self.steps else f"stopped after step {done}: continuing"
             print(f"{self.folder} holds this run, {so_far} (to start anew, delete it and restart the kernel)")
-            self._write_metrics()
         for row in self.history:  # what was printed while it trained
             self._report(row)
         if done == self.steps:
@@ -103,10 +101,7 @@ class Run:
                     self._report(self.row)
 
     def log(self, **metrics: float | torch.Tensor) -> None:
-        """Adds to this step's row. Tensors of one element will do.
-
-        The step's seconds end at its first log, so that what is measured afterwards does not count.
-        """
+        """Adds to this step's row. Its seconds end at its first log: what is measured afterwards does not count."""
         self.row |= {k: v.item() if isinstance(v, torch.Tensor) else float(v) for k, v in metrics.items()}
         self.row.setdefault("seconds", time.perf_counter() - self.start)
 
@@ -119,7 +114,7 @@ class Run:
         self.optimizer.zero_grad()
         loss.backward()
         groups = [group["params"] for group in self.optimizer.param_groups]
-        norms = [full_tensor(nn.utils.clip_grad_norm_(group, self.max_grad_norm)).item() for group in groups]
+        norms = [full_tensor(nn.utils.clip_grad_norm_(group, 1.0)).item() for group in groups]
         norm = math.hypot(*norms)
         self._check_finite(math.isfinite(norm), "the gradient")
         self.optimizer.step()
@@ -153,7 +148,7 @@ class Run:
             )
 
     def _save(self, done: int) -> None:
-        """Written beside the checkpoint, then renamed: a stop at any moment leaves one that is whole."""
+        """Each file is written beside the last one, then renamed: a stop at any moment leaves one that is whole."""
         tensors = {f"model.{name}": full_tensor(p.detach()) for name, p in self.model.named_parameters()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": full_tensor(x) for name, x in moments.items()}
@@ -162,16 +157,12 @@ class Run:
         for name, x in tensors.items() if done else ():
             self._check_finite(bool(x.isfinite().all()), name)
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
-        run = {"done": done, "steps": self.steps, "settings": self.settings}
-        run |= {"state": self.state, "history": self.history}
-        save_file(tensors, part := self.folder / "checkpoint.part", {"run": json.dumps(run)})
-        os.replace(part, self.checkpoint)
-        self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        """For readers: the run itself takes its history from the checkpoint, so that the two can't disagree."""
+        # for readers, and first, so that a finished run always has it
         self.metrics.to_csv(part := self.folder / "metrics.part", index=False)
         os.replace(part, self.folder / "metrics.csv")
+        run = {name: getattr(self, name) for name in ("steps", "settings", "state", "history")} | {"done": done}
+        save_file(tensors, part := self.folder / "checkpoint.part", {"run": json.dumps(run)})
+        os.replace(part, self.checkpoint)
 
     @torch.no_grad()
     def _restore(self) -> int:
@@ -179,19 +170,18 @@ class Run:
         try:
             with safe_open(self.checkpoint, "pt") as file:
                 run = json.loads(file.metadata()["run"])
-                tensors = {
-                    name: file.get_tensor(name).clone() for name in file.keys()
-                }  # Windows replaces no mapped file
+                # copies, since Windows replaces no file that is mapped
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{self.checkpoint} is broken, or no run's: {error}. Delete it to start anew.") from error
         shapes = {name: tuple(x.shape) for name, x in tensors.items() if name.startswith("model.")}
-        named = dict(self.model.named_parameters())
+        named = {f"model.{name}": p for name, p in self.model.named_parameters()}
         differ = differences(run["settings"] | {"steps": run["steps"]}, self.settings | {"steps": self.steps})
-        differ |= differences(shapes, {f"model.{name}": tuple(p.shape) for name, p in named.items()})
+        differ |= differences(shapes, {name: tuple(p.shape) for name, p in named.items()})
         way_out = "Delete the folder and restart the kernel to train anew, or set RLHF_ARTIFACTS to another one."
         check(not differ, f"{self.folder} holds another run (saved, now): {dict(list(differ.items())[:9])}. {way_out}")
         for name, p in named.items():
-            p.copy_(_split_as(tensors[f"model.{name}"], p))
+            p.copy_(_split_as(tensors[name], p))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict] = {}
         for name, x in tensors.items():

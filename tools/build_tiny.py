@@ -13,17 +13,46 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedTokenizerBase
 
-from rlhf_helpers.tiny.grammar import generate, plot
+from rlhf_helpers.tiny.grammar import GRAMMAR, NEGATIVE, POSITIVE
 
 HERE = Path(__file__).parents[1] / "rlhf_helpers" / "tiny"
 SEED = 2024
 SPLITS = {"train": 24_000, "validation": 1_000, "test": 2_000}
 FEATURES = Features(sentence=Value("string"), label=ClassLabel(names=["negative", "positive"]), idx=Value("int32"))
 END_OF_TEXT = "<|endoftext|>"
+MAX_WORDS = 28  # of a review or a plot
 VOCABULARY = 1_600  # nearly every word is one token, and the model stays under 4 MB
 POSITIONS = 64
 STEPS, BATCH, LEARNING_RATE = 700, 64, 2e-3
 SMOOTHING = 0.02  # or words that no plot has would sink so low that tuning can't raise them
+
+
+def generate(rng: random.Random, label: int) -> str:
+    """A review whose sentiment is `label`: 1 praise, 0 blame."""
+    return written("REVIEW", label, rng)
+
+
+def plot(rng: random.Random) -> str:
+    """A sentence of plot prose, of either mood, that passes no judgement on a film."""
+    return written("PLOT", rng.choice((NEGATIVE, POSITIVE)), rng)
+
+
+def written(symbol: str, polarity: int, rng: random.Random) -> str:
+    """A symbol expanded into a text that isn't too long and has no content word twice."""
+    while True:
+        words = expanded((symbol, polarity, polarity), rng)
+        content = [word for word in words if len(word) > 3]
+        if len(words) <= MAX_WORDS and len(set(content)) == len(content):
+            return " ".join(words)
+
+
+def expanded(part, rng: random.Random) -> list[str]:
+    """The words of a part; weights decide between its productions."""
+    if isinstance(part, str):
+        return [part]
+    weights, productions = zip(*GRAMMAR[part[:2]])
+    (production,) = rng.choices(productions, weights)
+    return [word for inner in production for word in expanded(inner, rng)]
 
 
 def corpus() -> dict[str, Dataset]:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,30 +26,21 @@ ATTEMPTS = 3  # at a reply that is no letter; failed connections are the client'
 
 
 def questions(responses: list[dict[str, str]], ours: str, theirs: str) -> list[dict]:
-    """Two questions a pair, one in each order; none where both answers are the same.
-
-    `responses` has rows of `prompt`, `ours` and `theirs`. Raises ValueError, naming the row, where
-    one of them is missing or no text.
-    """
+    """Two questions per row of `prompt`, `ours` and `theirs`, one in each order; none where answers are the same."""
     asked = []
     for row, texts in enumerate(responses):
         missing = sorted(name for name in {"prompt", ours, theirs} if not isinstance(texts.get(name), str))
         check(not missing, f"row {row} of the responses has no {missing} that is text, only {texts!s:.200}")
         for ours_first in (True, False) if texts[ours].strip() != texts[theirs].strip() else ():
-            first, second = (texts[ours], texts[theirs]) if ours_first else (texts[theirs], texts[ours])
-            content = (
-                f"[Request]\n{texts['prompt']}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n[Better: A, B or C]"
-            )
+            a, b = (texts[ours], texts[theirs]) if ours_first else (texts[theirs], texts[ours])
+            content = f"[Request]\n{texts['prompt']}\n\n[Answer A]\n{a}\n\n[Answer B]\n{b}\n\n[Better: A, B or C]"
             messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
             asked.append({"row": row, "ours_first": ours_first, "messages": messages})
     return asked
 
 
 def price(asked: list[dict], dollars_in: float, dollars_out: float) -> float:
-    """Dollars that the questions cost, roughly: four characters a token, one token an answer.
-
-    Prices are in dollars per million tokens, of input and of output.
-    """
+    """What the questions cost, at dollars per million tokens: four characters a token, one token an answer, roughly."""
     characters = sum(len(message["content"]) for question in asked for message in question["messages"])
     return (characters / 4 * dollars_in + len(asked) * dollars_out) / 1e6
 
@@ -58,15 +48,17 @@ def price(asked: list[dict], dollars_in: float, dollars_out: float) -> float:
 def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = None, retries: int = 6) -> pd.DataFrame:
     """Asks every question that `path` holds no answer to; one row each: `row`, `ours_first`, `verdict`.
 
-    Each answer is a line of `path` (JSON) before the next question goes out, so nothing is paid for
-    twice. The endpoint is `base_url`, else OPENAI_BASE_URL, else OpenAI's; the key is OPENAI_API_KEY.
-    A request that fails is repeated with back-off. A reply without a letter is asked for again, and
-    is then an empty verdict. Raises RuntimeError if the endpoint can't be had or refuses.
+    Each answer is a line of `path` (JSON) before the next question goes out, so nothing is paid for twice. The
+    endpoint is `base_url`, else OPENAI_BASE_URL, else OpenAI's. A request that fails is repeated with back-off. A
+    reply without a letter is asked for again, then an empty verdict. Raises RuntimeError if the endpoint refuses.
     """
-    answers = dict(_answers(path))
-    client = openai.OpenAI(
-        api_key=os.environ.get("OPENAI_API_KEY") or "none", base_url=base_url, max_retries=retries, timeout=60
-    )
+    answers: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):  # where an earlier run was cut off
+            answer = json.loads(line)
+            answers[answer["key"]] = answer["verdict"]
+    api_key = os.environ.get("OPENAI_API_KEY") or "none"
+    client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=retries, timeout=60)
     keys = [hashlib.sha256(json.dumps([model, q["messages"]]).encode()).hexdigest() for q in asked]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
@@ -76,17 +68,8 @@ def ask(asked: list[dict], path: Path, model: str, *, base_url: str | None = Non
                 # a line of its own even after one that was cut off
                 file.write("\n" + json.dumps({"key": key, "verdict": answers[key]}))
                 file.flush()
-    return pd.DataFrame(
-        [{"row": q["row"], "ours_first": q["ours_first"], "verdict": answers[key]} for key, q in zip(keys, asked)],
-        columns=["row", "ours_first", "verdict"],
-    )
-
-
-def _answers(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(json.JSONDecodeError):  # where an earlier run was cut off
-            answer = json.loads(line)
-            yield answer["key"], answer["verdict"]
+    verdicts = [(q["row"], q["ours_first"], answers[key]) for key, q in zip(keys, asked)]
+    return pd.DataFrame(verdicts, columns=["row", "ours_first", "verdict"])
 
 
 def _verdict(client: openai.OpenAI, model: str, messages: list[Any]) -> str:
@@ -119,9 +102,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 def outcome(verdicts: pd.DataFrame, n: int) -> dict:
     """Our wins, ties and losses among `n` pairs, the win rate with a tie as half, and its interval.
 
-    A pair is won if both orders say so; a pair that was not asked is a tie. `always_first` is how
-    often the judge chose what stood first (half of all if place does not matter), `unclear` the
-    number of replies without a letter.
+    A pair is won if both orders say so; a pair that was not asked is a tie. `always_first` is how often the judge
+    chose what stood first (half of all if place does not matter), `unclear` the number of replies without a letter.
     """
     first = verdicts["verdict"].map(VERDICTS).fillna(0.5)
     score = first.where(verdicts["ours_first"], 1 - first)

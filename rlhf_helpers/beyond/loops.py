@@ -25,8 +25,7 @@ def new_run(
 ) -> Run:  # fmt: skip
     """A `Run` with Adam on the weights of `model` that are to be trained, a critic's at its own rate.
 
-    Its settings are the preset's of `stage` ("sft", "reward_model", "policy"), and yours; `made_from`
-    names the models of notebooks 1 and 2 that it starts from.
+    Its settings are the preset's of `stage`, and yours; `made_from` names the stages whose models it starts from.
     """
     if preset.gradient_checkpointing:
         checkpoint_layers(model)
@@ -62,11 +61,7 @@ def fit(
 
 
 def normalised(reward_model: nn.Module, samples: Sequence[Rollouts], preset: Preset) -> Reward:
-    """The reward: mean 0 and standard deviation 1 over `samples`, which the SFT policy wrote.
-
-    Scores are computed in the preset's precision wherever they are asked for, those of `samples` too.
-    Raises ValueError if the reward model gives all of them the same score.
-    """
+    """The reward, in the preset's precision: mean 0 and standard deviation 1 over `samples`, of the SFT policy."""
 
     @torch.no_grad()
     def score(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -86,9 +81,8 @@ def align(
 ) -> None:  # fmt: skip
     """Notebook 3's loop: each update samples responses of `policy`, scores them and learns.
 
-    `prompts_of(update)` gives token ids of the prompts. `estimate` may put other advantages in place
-    of GAE's. `settings` go to `ppo_update`: `value_coef` 0, say, which leaves the value head alone.
-    What goes wrong is said or raised as `health.watch` does.
+    `prompts_of(update)` gives token ids of the prompts. `estimate` may put other advantages in place of GAE's.
+    `settings` go to `ppo_update`: `value_coef` 0, say, which leaves the value head alone.
     """
     for update in run:
         with autocast(preset):

@@ -6,7 +6,6 @@ process, and each computes its share of every minibatch. DDP or FSDP average the
 """
 
 import copy
-from dataclasses import fields, replace
 
 import torch
 from accelerate import Accelerator
@@ -51,13 +50,8 @@ class ParallelRun(Run):
             yield step
 
     def outputs(self, policy: LanguageModel, minibatch: Rollouts):
-        """What `response_outputs` gives, for this process's share of the rows: every n-th one.
-
-        Raises ValueError if the rows can't be shared out evenly: a process would be left waiting.
-        """
+        """What `response_outputs` gives, for this process's share of the rows: every n-th one."""
         n = self.accelerator.num_processes
-        if len(minibatch) % n:
-            raise ValueError(f"a minibatch of {len(minibatch)} rows can't be shared by {n} processes")
         rows = torch.arange(self.accelerator.process_index, len(minibatch), n, device=minibatch.response_ids.device)
         mine = minibatch[rows]
         self.weight = n * mine.response_mask.sum() / minibatch.response_mask.sum()
@@ -78,12 +72,9 @@ class ParallelRun(Run):
     def gather(self, e: Experience) -> Experience:
         """The experience of all processes, in the order of the prompts; from here on one order for all."""
         torch.manual_seed(self._seed(self.row["step"]))
-        parts = {field.name: self._gather(getattr(e, field.name)) for field in fields(e) if field.name != "rollouts"}
-        rollouts = {
-            field.name: self._gather(getattr(e.rollouts, field.name), left=field.name.startswith("prompt"))
-            for field in fields(e.rollouts)
-        }
-        return replace(e, rollouts=Rollouts(**rollouts), **parts)
+        rollouts = {name: self._gather(x, left=name.startswith("prompt")) for name, x in vars(e.rollouts).items()}
+        parts = {name: self._gather(x) for name, x in vars(e).items() if name != "rollouts"}
+        return Experience(Rollouts(**rollouts), **parts)
 
     def _gather(self, x: torch.Tensor, left: bool = False) -> torch.Tensor:
         if x.ndim > 1:  # their longest prompts and responses may differ

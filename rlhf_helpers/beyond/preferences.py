@@ -18,19 +18,16 @@ ASSISTANT = "\n\nAssistant:"  # HH-RLHF's mark of the assistant's turn
 
 
 def given_responses(prompts: list[list[int]], responses: list[list[int]], pad_id: int, device: str = "cpu") -> Rollouts:
-    """Rollouts of responses that somebody wrote, as token ids; `response_logprob` then scores them.
+    """Rollouts of responses that somebody wrote, as token ids that end in end-of-text.
 
-    Their log-probabilities at sampling are unknown and 0, and every response counts as ended: end it
-    with end-of-text. Raises ValueError if a prompt or a response is empty.
+    `response_logprob` then scores them; the log-probabilities at sampling are unknown, and 0.
     """
     check(len(prompts) == len(responses), f"{len(prompts)} prompts and {len(responses)} responses")
-    for i, (prompt, response) in enumerate(zip(prompts, responses)):
-        check(prompt and response, f"pair {i} has an empty prompt or response")
-    prompt_ids, prompt_mask = pad(prompts, pad_id, side="left")
-    response_ids, response_mask = pad(responses, pad_id)
-    ended = torch.ones(len(prompts), dtype=torch.bool)
-    parts = (prompt_ids, prompt_mask, response_ids, response_mask, torch.zeros(response_ids.shape), ended)
-    return Rollouts(*(part.to(device) for part in parts))
+    for i, pair in enumerate(zip(prompts, responses)):
+        check(all(pair), f"pair {i} has an empty prompt or response")
+    parts = (*pad(prompts, pad_id, side="left"), *pad(responses, pad_id))
+    logprobs, ended = torch.zeros(parts[-1].shape), torch.ones(len(prompts), dtype=torch.bool)
+    return Rollouts(*(part.to(device) for part in (*parts, logprobs, ended)))
 
 
 def response_loss(lm: LanguageModel, rollouts: Rollouts) -> torch.Tensor:
@@ -61,8 +58,7 @@ def dpo_loss(
 def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
     """Bradley-Terry over all pairs of K ranked responses, a scalar; `scores` is (B, K), best first.
 
-    -mean over rows and pairs i < j of log sigmoid(r_i - r_j); with K = 2 the pairwise loss. Source:
-    InstructGPT, equation 1.
+    -mean over rows and pairs i < j of log sigmoid(r_i - r_j). Source: InstructGPT, equation 1.
     """
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
     return -logsigmoid(scores[:, better] - scores[:, worse]).mean()
@@ -71,8 +67,7 @@ def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
 def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
     """The reward of each response less the mean of the k - 1 others to its prompt, (B,).
 
-    Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3. Raises
-    ValueError if B is no multiple of k, or k < 2.
+    Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3.
     """
     check(k >= 2 and len(rewards) % k == 0, f"{len(rewards)} responses are not groups of {k}, two or more")
     groups = rewards.view(-1, k)
@@ -82,22 +77,16 @@ def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
 def to_preferences(rows: Dataset, name: str = "the data set") -> Dataset:
     """A preference data set in one form: columns `prompt`, `chosen` and `rejected`, all text.
 
-    Understands that form; Anthropic's HH-RLHF (two dialogues, alike up to the last answer); SHP
-    (`history`, `human_ref_A`, `human_ref_B`, `labels`); OpenAI's TL;DR comparisons (`info`,
-    `summaries`, `choice`); and summaries judged against a reference (`query`,
-    `postprocessed_response`, `reference_responses`, `preferred`). Rows that hold no preference are
-    left out, and how many is printed. Raises ValueError, naming the columns, for anything else, and
-    if no row is left.
+    Understands that form; Anthropic's HH-RLHF (two dialogues, alike up to the last answer); SHP; OpenAI's TL;DR
+    comparisons; and summaries judged against a reference: `FORMS` has their columns. Rows that hold no preference
+    are left out, and how many is printed. Raises ValueError, naming the columns, for others, and if no row is left.
     """
     columns = rows.column_names
     forms = [read for needed, read in FORMS.items() if set(needed) <= set(columns)]
     known = "; ".join(", ".join(needed) for needed in FORMS)
     check(forms, f"{name} has columns {columns}; a preference data set has one of these sets: {known}")
-
-    def pair(row: dict) -> dict:
-        return dict(zip(("prompt", "chosen", "rejected"), forms[0](row)))
-
-    pairs = rows.map(pair, remove_columns=columns).filter(_is_preference)
+    names = ("prompt", "chosen", "rejected")
+    pairs = rows.map(lambda row: dict(zip(names, forms[0](row))), remove_columns=columns).filter(_is_preference)
     if len(pairs) < len(rows):
         print(f"{name}: {len(rows) - len(pairs)} of {len(rows)} rows hold no preference and are left out")
     check(len(pairs), f"{name}: no row holds a preference")

@@ -1,4 +1,4 @@
 """The embedded preset: a corpus, a tokenizer and a base model that need no download.
 
-`grammar` writes and judges the sentences; tools/build_tiny.py makes the files beside it from a seed.
+`grammar` judges the sentences; tools/build_tiny.py writes them with it, from a seed, and makes the files beside it.
 """

@@ -1,4 +1,4 @@
-"""A small grammar of film reviews that can write them and judge them exactly.
+"""A small grammar of film reviews: the judge of what tools/build_tiny.py writes with it, and exact.
 
 Every symbol of the grammar has a polarity, 1 for praise and 0 for blame. In a
 production `X` has the polarity of the whole and `~X` the opposite one; `X?` and
@@ -6,18 +6,16 @@ production `X` has the polarity of the whole and `~X` the opposite one; `X?` and
 
     REVIEW -> ~OPENING? , BUT CLAUSE .
 
-is praise when its second half is, whatever its first half says. Generation and
-judgement read the same table, so the judge's verdict is exact. No symbol can
+is praise when its second half is, whatever its first half says. Writing and
+judging read the same table, so the judge's verdict is exact. No symbol can
 contain itself: the language is finite, and every review ends.
 """
 
 import functools
-import random
 from pathlib import Path
 
 GROUPS = ("STORY", "LOOK", "TEAM", "PARTS", "WORK")
 NEGATIVE, POSITIVE, EITHER = 0, 1, 2  # EITHER: read as any polarity
-MAX_WORDS = 28
 
 
 def _text(name):
@@ -77,25 +75,6 @@ READING = GRAMMAR | {
 }
 
 
-def generate(rng: random.Random, label: int) -> str:
-    """Write a review whose sentiment is `label`: 1 praise, 0 blame."""
-    return _write("REVIEW", label, rng)
-
-
-def plot(rng: random.Random) -> str:
-    """Write a sentence of plot prose, of either mood, that passes no judgement on a film."""
-    return _write("PLOT", rng.choice((NEGATIVE, POSITIVE)), rng)
-
-
-def _write(symbol, polarity, rng):
-    """Expand a symbol into a text that isn't too long and has no content word twice."""
-    while True:
-        words = _expand((symbol, polarity, polarity), rng)
-        content = [word for word in words if len(word) > 3]
-        if len(words) <= MAX_WORDS and len(set(content)) == len(content):
-            return " ".join(words)
-
-
 def judge(text: str) -> int | None:
     """Judge a review by parsing it: 1 praise, 0 blame, None if it is not a review."""
     words = text.split()
@@ -109,15 +88,6 @@ def judge(text: str) -> int | None:
 def well_formed(text: str) -> bool:
     """Tell whether the text is one whole review of this grammar."""
     return judge(text) is not None
-
-
-def _expand(part, rng):
-    """Draw the words of a part; weights decide between its productions."""
-    if isinstance(part, str):
-        return [part]
-    weights, productions = zip(*GRAMMAR[part[:2]])
-    (production,) = rng.choices(productions, weights)
-    return [word for inner in production for word in _expand(inner, rng)]
 
 
 @functools.cache

@@ -211,10 +211,3 @@ def test_what_two_saved_one_resumes(in_two_processes, tmp_path):
     weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
     assert torch.equal(weights, torch.load(tmp_path / "expected.pt", weights_only=True))
     steps.close()
-
-
-def test_rows_that_cannot_be_shared_are_refused(policy, tokenizer, prompts, tmp_path):
-    run = new_run(Accelerator(cpu=True), tmp_path)
-    run.accelerator = type("Three", (), {"num_processes": 3, "process_index": 0})
-    with pytest.raises(ValueError, match="5 rows can't be shared by 3"):
-        run.outputs(policy, sample_rollouts(policy, prompts, tokenizer, 4))

@@ -50,10 +50,9 @@ def test_mean_nll_is_the_loss_of_transformers(lm):
     assert evaluation.mean_nll(lm, rows, 0, batch=2) == pytest.approx(total / sum(len(r) - 1 for r in rows), abs=1e-4)
 
 
-def test_distinct_n_and_win_rate():
+def test_distinct_n():
     assert evaluation.distinct_n(["a b a b"]) == pytest.approx(2 / 3)
     assert evaluation.distinct_n(["a b", "a b"]) == 0.5
-    assert evaluation.win_rate(pd.Series([1, 2, 3.0]), pd.Series([1, 1, 5.0])) == 0.5
 
 
 def test_intervals_cover_the_truth():

@@ -1,6 +1,5 @@
 """The embedded preset: it needs reading, it doesn't bore, and its judge is exact."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_the_judge_refuses_what_is_no_review(reviews):
         words = sentence.split()
         assert grammar.judge(" ".join(words[:-1])) is None
         assert grammar.judge(" ".join(words[::-1])) is None
-    for text in ("", "the film", "ein guter film .", "the plot is an clever .", grammar.plot(random.Random(0)), "🎬 ."):
+    for text in ("", "the film", "ein guter film .", "the plot is an clever .", "a sailor finds a letter .", "🎬 ."):
         assert grammar.judge(text) is None, text
 
 
@@ -66,6 +65,7 @@ def test_the_files_are_what_the_seed_gives(reviews, monkeypatch):
     import build_tiny as build
 
     corpus = build.corpus()
+    assert all(grammar.judge(text) is None for text in build.plots()[:50]), "a plot is no review"
     for name, split in corpus.items():
         assert list(split["sentence"]) == list(reviews[name]["sentence"])
     rebuilt = build.tokenizer([s.rstrip() for s in corpus["train"]["sentence"]], build.plots())

@@ -1,7 +1,7 @@
 """A judge that is not the reward model: a classifier on the preset's base, trained on IMDb reviews and nothing else.
 
-    python -m rlhf_helpers.imdb_judge                        # stanfordnlp/imdb of the Hub
-    python -m rlhf_helpers.imdb_judge --data FOLDER          # files with the columns text and label
+    python tools/imdb_judge.py                        # stanfordnlp/imdb of the Hub
+    python tools/imdb_judge.py --data FOLDER          # files with the columns text and label
 
 It learns from pieces of 8 to 64 tokens, the beginning and the end of each review, in lower case as SST-2 is written,
 since it will judge single sentences. It ends with its accuracy on the preset's own validation sentences.
@@ -10,6 +10,10 @@ since it will judge single sentences. It ends with its accuracy on the preset's 
 import argparse
 import random
 import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import pandas as pd
@@ -23,7 +27,7 @@ TOKENS, EXAMPLES, BATCH, LR = (8, 64), 8_000, 32, 5e-5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m rlhf_helpers.imdb_judge", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="stanfordnlp/imdb", help="Hub id or folder, columns text and label")
     arguments = parser.parse_args()
     environment.prepare()
