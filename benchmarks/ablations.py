@@ -18,10 +18,10 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from trained import notebook_3, start_as_reward_model
+from trained import align_and_judge, notebook_3, start_as_reward_model
 from workload import change, collect, markdown
 
-from rlhf_helpers import data, evaluation, judges, models, ppo
+from rlhf_helpers import data, evaluation, models, ppo
 from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import prepare
 from rlhf_helpers.presets import load_preset
@@ -108,23 +108,11 @@ ROWS = {
 
 def figures(row: str, preset) -> dict:
     """Of one policy, trained under one change; what judges it is unchanged."""
-    run, n, judge = notebook_3(preset), preset.ppo_new_tokens, judges.JUDGES[preset.judge]
-    reward, run.head_rate = run.reward, 1
+    run = notebook_3(preset)
+    run.head_rate = 1
     ROWS[row](run)
-    folder, steps = preset.folder("ablations") / row, preset.ppo_updates
-    training = loops.new_run(folder, run.policy, run.preset, "policy", steps=steps, lr=preset.ppo_lr)
-    training.scheduler.base_lrs[-1] *= run.head_rate
-
-    def prompts_of(update):
-        return run.prompts("test", preset.ppo_batch, preset.seed * 99991 + update)
-
-    with patch.object(loops, "watch"):  # a mistake is let run to its end
-        loops.align(training, run.preset, run.policy, run.reference, run.reward, prompts_of, run.tokenizer)
-    patch.stopall()
-    prompts, base = run.prompts("validation", preset.eval_prompts, preset.seed), models.load_lm(preset.model)
-    lms = run.policy.eval(), run.reference, base.to(preset.device)
-    samples = evaluation.evaluate(*lms, reward, judge, prompts, run.tokenizer, n, preset.seed)
-    late = training.metrics["explained_variance"].tail(steps // 5).mean()
+    samples, metrics = align_and_judge(run, preset, preset.folder("ablations") / row, run.head_rate)
+    late = metrics["explained_variance"].tail(preset.ppo_updates // 5).mean()
     found = evaluation.summarise(samples) | {"explained_variance": late}
     return {name: round(found[name], 4) for name in SHOWN if name in found}
 

@@ -1,10 +1,13 @@
-"""Set-up of `ablations.py`, `critic.py` and `length.py`: what notebook 3 has when its loop begins."""
+"""Notebook 3 for `ablations`, `critic`, `length`, `noise` and `rate`: its set-up, its loop, its table."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
+import pandas as pd
 import torch
 
-from rlhf_helpers import data, models
+from rlhf_helpers import data, evaluation, judges, models
 from rlhf_helpers.beyond import loops
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 from rlhf_helpers.training import autocast
@@ -17,15 +20,15 @@ def start_as_reward_model(policy, reward_model, mean: float, std: float) -> None
     policy.value_head.bias.fill_(-mean / std)
 
 
-def notebook_3(preset) -> SimpleNamespace:
-    """The models of notebooks 1 and 2, a policy whose critic starts as the reward model, and the reward.
+def notebook_3(preset, reward_model=None) -> SimpleNamespace:
+    """The models of notebooks 1 and 2, or another `reward_model`; a policy whose critic starts as it, and the reward.
 
     `prompts(split, n, seed)` gives token ids; `sample(lm, n)` one response to each of n prompts, 128 at a time;
     `samples` are those of the SFT policy, on which the reward has mean 0 and standard deviation 1.
     """
     sft, reviews = str(preset.require("sft")), data.load_sentences(preset.dataset, seed=preset.seed)
     tokenizer, reference = data.load_tokenizer(sft), models.freeze(models.load_lm(sft)).to(preset.device)
-    reward_model = models.RewardModel.from_pretrained(preset.require("reward_model"))
+    reward_model = reward_model or models.RewardModel.from_pretrained(preset.require("reward_model"))
     reward_model = models.freeze(reward_model).to(preset.device)
     rows = {x: data.encode(reviews[x]["sentence"], tokenizer, preset.max_tokens) for x in ("test", "validation")}
 
@@ -46,3 +49,29 @@ def notebook_3(preset) -> SimpleNamespace:
     policy = models.PolicyWithValueHead(sft, critic=reward_model).to(preset.device)
     start_as_reward_model(policy, reward_model, mean, std)
     return SimpleNamespace(**locals())
+
+
+def align_and_judge(run, preset, folder: Path, head_rate=1, **settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trains `run.policy` by notebook 3's loop, and judges what it says on the validation split's prompts.
+
+    `run` is `notebook_3(preset)`, in which something may have been changed, its `preset` too; what judges is as
+    `preset` has it. The samples, one row per prompt, and the training's log; `settings` tell it from other trainings.
+    """
+    lr, prompts = run.preset.ppo_lr, run.prompts("validation", preset.eval_prompts, preset.seed)
+    training = loops.new_run(folder, run.policy, run.preset, "policy", steps=preset.ppo_updates, lr=lr, **settings)
+    training.scheduler.base_lrs[-1] *= head_rate
+
+    def prompts_of(update):
+        return run.prompts("test", preset.ppo_batch, preset.seed * 99991 + update)
+
+    with patch.object(loops, "watch"):  # a mistake is let run to its end
+        loops.align(training, run.preset, run.policy, run.reference, run.reward, prompts_of, run.tokenizer)
+    patch.stopall()
+    judge, base = judges.JUDGES[preset.judge], models.load_lm(preset.model).to(preset.device)
+    reward = loops.normalised(run.reward_model, run.samples, preset)
+    with autocast(preset):
+        samples = evaluation.evaluate(
+            run.policy.eval(), run.reference, base, reward, judge, prompts, run.tokenizer, preset.ppo_new_tokens,
+            preset.seed,
+        )  # fmt: skip
+    return samples, training.metrics

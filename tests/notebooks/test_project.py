@@ -134,10 +134,12 @@ def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
     import ablations
     import gains
     import grpo
+    import noise
     import speed
 
     results, pages = (ROOT / "docs" / "results.md").read_text(), (ROOT / "docs" / "speed.md").read_text()
     assert ablations.table(pd.read_csv(ablations.RESULTS)) in results, "results.md: run benchmarks/ablations.py"
+    assert noise.table(pd.read_csv(noise.RESULTS)) in results, "results.md: run benchmarks/noise.py"
     switches = grpo.table(pd.read_csv(grpo.RESULTS))
     notebook = nbformat.read(ROOT / "beyond" / "5-GRPO.ipynb", as_version=4)
     assert any(switches in cell.source for cell in notebook.cells), (

@@ -1,0 +1,71 @@
+"""Is PPO's learning rate too high? Notebook 3's loop at several, with its table and its audit. After notebooks 1 and 2.
+
+    RLHF_PRESET=smollm2 python benchmarks/rate.py 5e-5 2e-5     # one after the other; 40 minutes each on one core
+
+A row of rate-smollm2.csv for each rate; `slope` is the audit's, as a share of the optimum's 1 / beta, over the
+responses that ended, and `most_moved` the largest approximate KL that an update has taken, in nats per token.
+"""
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from trained import align_and_judge, notebook_3
+from workload import collect
+
+from rlhf_helpers import evaluation
+from rlhf_helpers.environment import prepare
+from rlhf_helpers.ppo import collect_experience
+from rlhf_helpers.presets import load_preset
+from rlhf_helpers.rollouts import sample_rollouts
+from rlhf_helpers.training import autocast
+
+
+def audit(run, preset) -> dict:
+    """Notebook 3's: eight responses to each of 32 held-out prompts, log ratio on score, both less the prompt's mean."""
+    prompts = [prompt for prompt in run.prompts("validation", 32, preset.seed + 3) for _ in range(8)]
+    torch.manual_seed(preset.seed)
+    found = []
+    for i in range(0, len(prompts), 64):
+        with torch.no_grad(), autocast(preset):
+            batch = sample_rollouts(run.policy, prompts[i : i + 64], run.tokenizer, preset.ppo_new_tokens)
+            taken = collect_experience(
+                run.policy, run.reference, run.reward, batch, beta=0.0, gamma=preset.ppo_gamma, lam=preset.ppo_lam,
+                no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
+            )  # fmt: skip
+        found.append(torch.stack([taken.scores, (taken.logprobs - taken.ref_logprobs).sum(1), batch.ended.float()]))
+    x, y, kept = torch.cat(found, 1).view(3, 32, 8)
+    counted = kept.sum(1, keepdim=True).clamp(min=1)
+    dx, dy = ((z - (z * kept).sum(1, keepdim=True) / counted) * kept for z in (x, y))
+    slope = (dx * dy).sum() / dx.square().sum()
+    drawn = torch.randint(32, (1000, 32), generator=torch.Generator().manual_seed(0))  # bootstrap over prompts
+    slopes = (dx * dy).sum(1)[drawn].sum(1) / dx.square().sum(1)[drawn].sum(1)
+    low, high = slopes.quantile(torch.tensor([0.025, 0.975])) * preset.ppo_beta
+    r2 = slope * (dx * dy).sum() / dy.square().sum()
+    return {
+        "slope": (slope * preset.ppo_beta).item(),
+        "slope_low": low.item(),
+        "slope_high": high.item(),
+        "r2": r2.item(),
+    }
+
+
+def figures(preset, lr) -> dict:
+    run = notebook_3(preset)
+    run.preset = replace(preset, ppo_lr=lr)
+    samples, metrics = align_and_judge(run, preset, preset.folder("rate") / f"{lr:.0e}")
+    samples.to_csv(preset.folder("rate") / f"{lr:.0e}" / "samples.csv")
+    found = evaluation.summarise(samples)
+    worth = (samples["reward"] - preset.ppo_beta * samples["kl"]).mean()
+    late = metrics["explained_variance"].tail(preset.ppo_updates // 5).mean()
+    more = {"worth": worth, "explained_variance": late, "most_moved": metrics["approx_kl"].max()}
+    return {k: v for k, v in found.items() if k != "intervals"} | more | audit(run, preset)
+
+
+if __name__ == "__main__":
+    prepare()
+    preset = load_preset()
+    jobs = [({"lr": lr, "seed": preset.seed}, partial(figures, preset, lr)) for lr in map(float, sys.argv[1:])]
+    print(collect(Path(__file__).parent / f"rate-{preset.name}.csv", jobs).round(3).T.to_string())
