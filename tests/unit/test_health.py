@@ -61,7 +61,7 @@ def test_entropy_collapse_warns_once(train, capsys):
 
 
 def test_responses_of_length_zero_stop(train):
-    run = train(lambda ids, mask: -mask.sum(1).float(), ppo_no_eos_score=-20.0)
+    run = train(lambda ids, mask: -mask.sum(1).float(), steps=40, ppo_no_eos_score=-20.0)
     assert re.search(r"empty responses at update \d+ .*length .* 1 now; eos_rate .* 1 now", run.stopped)
     assert len(run.metrics) > 1 and run.metrics["length"][0] > 3, "it was not trained to end"
 
