@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf_helpers.environment import quiet
-from rlhf_helpers.models import PolicyWithValueHead
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, freeze
 from rlhf_helpers.ppo import collect_experience
 from rlhf_helpers.rollouts import sample_rollouts
 
@@ -45,6 +45,12 @@ def lm():
 
 
 @pytest.fixture
+def other_lm(lm):
+    torch.manual_seed(1)
+    return type(lm)(lm.config).eval()
+
+
+@pytest.fixture
 def prompts():
     """Ragged on purpose."""
     return [[1, 2], [1, 3, 4, 6], [15], [16, 4, 8, 6, 9, 1, 2], [2, 4]]
@@ -73,15 +79,22 @@ def policy(lm):
 
 
 @pytest.fixture
-def collected(lm, tokenizer, prompts):
-    """Collects the experience of a policy: rewards from -1 to 1, and another model as its reference."""
+def reward_model(lm):
+    """Its scores are not zero, as those of a new one are."""
+    model = freeze(RewardModel(lm))
     torch.manual_seed(1)
-    other = type(lm)(lm.config).eval()
+    torch.nn.init.normal_(model.model.score.weight)
+    return model
+
+
+@pytest.fixture
+def collected(other_lm, tokenizer, prompts):
+    """Collects the experience of a policy: rewards from -1 to 1, and another model as its reference."""
 
     def rising(input_ids, attention_mask):
         return torch.linspace(-1, 1, len(input_ids))
 
-    def collected(policy, prompts=prompts, reference=other, reward=rising, **settings):
+    def collected(policy, prompts=prompts, reference=other_lm, reward=rising, **settings):
         torch.manual_seed(0)
         rollouts = sample_rollouts(policy, prompts, tokenizer, 6)
         settings = {"beta": 0.1, "no_eos_score": -3.0, "rows_at_once": 2} | settings

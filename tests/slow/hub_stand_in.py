@@ -1,7 +1,6 @@
-"""A local stand-in of the Hub: what huggingface_hub asks of it to push a model, over real HTTP."""
+"""A local stand-in of the Hub: what huggingface_hub asks of it to push a small model, over real HTTP."""
 
 import base64
-import hashlib
 import json
 import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +12,8 @@ REASON = "Access to this repository is restricted and you are not in the authori
 class Hub(ThreadingHTTPServer):
     """`with Hub() as hub`: takes at `hub.url` what "someone" pushes; whatever is asked to be read is gated.
 
-    While `hub.cut` names a step ("create", "batch", "put", "commit", "committed"), its requests lose their
-    connection: half-way through what they send or, "committed", before they hear that it is done.
+    While `hub.cut` names a step ("create", "preupload", "commit", "committed"), its requests lose their connection:
+    half-way through what they send or, "committed", before they hear that it is done.
     """
 
     daemon_threads = True
@@ -22,7 +21,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url, self.token = f"http://127.0.0.1:{self.server_port}", "hf_" + "w" * 34
-        self.repos, self.private, self.objects = {}, set(), {}  # id -> {path: bytes}, ids, sha256 -> bytes
+        self.repos, self.private = {}, set()  # id -> {path: bytes}, ids
         self.commits, self.seen, self.cut = 0, [], None  # seen: the Authorization of each request
 
     def __enter__(self):
@@ -39,17 +38,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args): ...
 
-    def reply(self, status, answer, **headers):
+    def reply(self, status, answer, code=""):
         body = json.dumps(answer).encode()
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
+        message = answer.get("error", "")
+        for name, value in {"Content-Length": len(body), "X-Error-Code": code, "X-Error-Message": message}.items():
+            self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def refuse(self, status, message, code=""):
-        self.reply(status, {"error": message}, X_Error_Code=code, X_Error_Message=message)
+        self.reply(status, {"error": message}, code)
 
     def lose_connection(self):
         self.close_connection = True
@@ -64,18 +64,14 @@ class Handler(BaseHTTPRequestHandler):
         hub, path = self.server, self.path.strip("/").split("/")
         given, length = self.headers["Authorization"], int(self.headers["Content-Length"])
         hub.seen.append(given)
-        steps = {"create": self.create, "validate-yaml": self.validate, "preupload": self.preupload}
-        steps |= {"batch": self.batch, "put": self.put, "commit": self.commit}
-        step = next(step for step in steps if step in path)
+        step = next(step for step in ("create", "validate-yaml", "preupload", "commit") if step in path)
         if step == hub.cut:
             self.rfile.read(length // 2)
             return self.lose_connection()
         body = self.rfile.read(length)
-        if step != "put" and given != f"Bearer {hub.token}":  # the address of an object is the permission
+        if given != f"Bearer {hub.token}":
             return self.refuse(401, "Invalid credentials in Authorization header")
-        return steps[step](body, path)
-
-    do_PUT = do_POST
+        return getattr(self, step.partition("-")[0])(body, path)
 
     def create(self, body, path):
         hub, asked = self.server, json.loads(body)
@@ -85,34 +81,19 @@ class Handler(BaseHTTPRequestHandler):
         repo, status = f"{owner}/{name}", 200 if f"{owner}/{name}" not in hub.repos else 409
         hub.repos.setdefault(repo, {})
         hub.private |= {repo} if asked.get("visibility") == "private" else set()
-        return self.reply(status, {"url": f"{hub.url}/{repo}", "error": "You already created this model repo"})
+        return self.reply(status, {"url": f"{hub.url}/{repo}"})
 
     def validate(self, body, path):
         self.reply(200, {"errors": [], "warnings": []})
 
     def preupload(self, body, path):
-        names = [file["path"] for file in json.loads(body)["files"]]
-        modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in names}
-        self.reply(200, {"files": [{"path": n, "uploadMode": modes[n], "shouldIgnore": False} for n in names]})
-
-    def batch(self, body, path):
-        objects = json.loads(body)["objects"]
-        places = [{"upload": {"href": f"{self.server.url}/put/{wanted['oid']}"}} for wanted in objects]
-        objects = [wanted | {"actions": place} for wanted, place in zip(objects, places)]
-        self.reply(200, {"transfer": "basic", "objects": objects})
-
-    def put(self, body, path):
-        if hashlib.sha256(body).hexdigest() != path[-1]:
-            return self.refuse(400, "what came is not what was announced")
-        self.server.objects[path[-1]] = body
-        return self.reply(200, {})
+        how = {"uploadMode": "regular", "shouldIgnore": False}
+        self.reply(200, {"files": [file | how for file in json.loads(body)["files"]]})
 
     def commit(self, body, path):
         hub, repo = self.server, "/".join(path[2:4])
         for operation in map(json.loads, body.splitlines()[1:]):
-            value, inline = operation["value"], operation["key"] == "file"
-            content = base64.b64decode(value["content"]) if inline else hub.objects[value["oid"]]
-            hub.repos[repo][value["path"]] = content
+            hub.repos[repo][operation["value"]["path"]] = base64.b64decode(operation["value"]["content"])
         hub.commits += 1
         if hub.cut == "committed":
             return self.lose_connection()

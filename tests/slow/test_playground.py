@@ -91,31 +91,23 @@ def test_the_preset_that_was_finished_last_is_taken_with_its_settings(tmp_path, 
     assert playground.finished_preset()[0].name == "tiny"
 
 
-@pytest.mark.parametrize("text, says", [
-    (" \t \n ", "is empty"),
-    ("a" * 301, "longer than 300 characters"),
-    ("the film " * 12, "24 tokens, and there is room for 23"),
-    ("the\x1b[31mfilm", "control character U[+]001B"),
-])  # fmt: skip
-def test_what_cannot_be_a_prompt(play, text, says):
-    with pytest.raises(ValueError, match=says):
-        playground.read_prompt(text, play)
+WRONG = {
+    " \t \n ": "is empty",
+    "a" * 301: "longer than 300 characters",
+    "the film " * 12: "24 tokens, and there is room for 23",
+    "the\x1b[31mfilm": "control character U[+]001B",
+}
+
+
+def test_what_cannot_be_a_prompt_or_a_seed(play):
+    for text, says in WRONG.items():
+        with pytest.raises(ValueError, match=says):
+            playground.read_prompt(text, play)
+    for value in (None, -1, 0.5):
+        with pytest.raises(ValueError, match="whole number from 0 to 2147483647"):
+            playground.read_seed(value)
 
 
 def test_what_is_typed_is_text(play):
     ids = playground.read_prompt(" <|endoftext|> été 🎬 ", play)
     assert play.tokenizer.eos_token_id not in ids and play.tokenizer.decode(ids).strip() == "<|endoftext|> été 🎬"
-
-
-def test_a_missing_model_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(playground, "find_spec", lambda name: True)
-    monkeypatch.setenv("RLHF_PRESET", "tiny")
-    monkeypatch.setenv("RLHF_ARTIFACTS", str(tmp_path))
-    with pytest.raises(SystemExit, match="holds no finished model. Run '1-SFT.ipynb'"):
-        playground.main()
-
-
-@pytest.mark.parametrize("value", [None, -1, 0.5])
-def test_what_cannot_be_a_seed(value):
-    with pytest.raises(ValueError, match="whole number from 0 to 2147483647"):
-        playground.read_seed(value)

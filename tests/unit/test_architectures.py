@@ -8,16 +8,9 @@ import torch
 import transformers as t
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rlhf_helpers import ppo
+from rlhf_helpers import models, ppo
 from rlhf_helpers.data import pad
-from rlhf_helpers.models import (
-    PolicyWithValueHead,
-    RewardModel,
-    checkpoint_layers,
-    disable_dropout,
-    freeze,
-    load_lm,
-)
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
 
 IDS = dict(vocab_size=19, bos_token_id=0, eos_token_id=0, pad_token_id=1, initializer_range=0.3)
@@ -55,7 +48,7 @@ def folder(request, tmp_path, tokenizer):
 
 def own_logprobs(folder, rollouts):
     """By transformers alone: each row by itself, without padding, through the model's own forward."""
-    own = disable_dropout(t.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")).eval()
+    own = models.disable_dropout(t.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")).eval()
     found = torch.zeros(rollouts.response_mask.shape)
     for i, (prompt, response) in enumerate(zip(rollouts.prompt_mask.sum(1), rollouts.response_mask.sum(1))):
         ids = rollouts.input_ids[i][rollouts.attention_mask[i] == 1]
@@ -96,27 +89,39 @@ def test_a_reward_model_starts_at_ln_2_and_padding_moves_no_score(folder, tokeni
     assert torch.allclose(again(ids, mask), alone, atol=1e-4)
 
 
-def test_a_ppo_update_with_a_critic_is_saved(folder, prompts, collected, step_of, tmp_path):
-    reference = freeze(load_lm(str(folder)))
-    policy = PolicyWithValueHead(str(folder), critic=RewardModel(str(folder)))
+@pytest.mark.parametrize("lora", [False, True], ids=["critic", "LoRA"])
+def test_a_ppo_update_trains_and_is_saved(folder, lora, prompts, collected, step_of, tmp_path):
+    """All weights and a critic of its own; or an adapter that peft has added, with the value head on the trunk."""
+    reference, lm = models.freeze(load_lm(str(folder))), load_lm(str(folder))
+    if lora:
+        lm.add_adapter(peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    policy = PolicyWithValueHead(lm, critic=None if lora else RewardModel(str(folder)))
     e = collected(policy, reference=reference, rows_at_once=3)
-    assert (e.logprobs - e.ref_logprobs).abs().max() < 1e-4
-    step = step_of(torch.optim.Adam(policy.parameter_groups(1e-2, 1e-2)))
+    assert (e.logprobs - e.ref_logprobs).abs().max() < 1e-4, "not the base before the first step"
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    step = step_of(torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=1e-2))
     stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=3, max_kl=1e9)
     assert abs(stats["first_ratio_max"] - 1) < 1e-5
+    moved = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    assert {"value_head.weight", "value_head.bias"} < moved
+    assert not lora or all("lora" in name or "value_head" in name for name in moved)
+
     policy.save_pretrained(tmp_path / "policy")
     again = PolicyWithValueHead.from_pretrained(tmp_path / "policy")
     ids, mask = pad(prompts, 0)
     for ours, theirs in zip(policy(ids, mask), again(ids, mask)):
         assert torch.allclose(ours[mask == 1], theirs[mask == 1], atol=1e-4)
-    assert not torch.allclose(policy(ids, mask)[0], reference(ids, attention_mask=mask).logits, atol=1e-3), "no step"
+    if lora:
+        lm.disable_adapters()
+    logits, base = policy(ids, mask)[0], reference(ids, attention_mask=mask).logits
+    assert torch.allclose(logits[mask == 1], base[mask == 1], atol=1e-3) == lora, "an adapter that is off is the base"
 
 
 def test_checkpointed_layers_give_the_same_gradients_from_less(folder, tokenizer, prompts):
     policy = PolicyWithValueHead(str(folder), critic=RewardModel(str(folder))).train()
     torch.nn.init.normal_(policy.value_head.weight)
     rollouts, gradients, kept = sample_rollouts(policy, prompts, tokenizer, 8), [], []
-    for change in (lambda policy: policy, checkpoint_layers):
+    for change in (lambda policy: policy, models.checkpoint_layers):
         change(policy).zero_grad()
         kept.append(0)
 
@@ -130,15 +135,6 @@ def test_checkpointed_layers_give_the_same_gradients_from_less(folder, tokenizer
         gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
     assert kept[1] < kept[0] / 2
-
-
-def test_lora_finds_the_weights_of_the_architecture(folder, tokenizer, prompts):
-    lm = disable_dropout(load_lm(str(folder)))
-    lm.add_adapter(peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
-    trained = {name for name, p in lm.named_parameters() if p.requires_grad}
-    assert trained and all("lora" in name for name in trained)
-    rollouts = sample_rollouts(PolicyWithValueHead(lm), prompts, tokenizer, 5)
-    assert torch.allclose(rollouts.logprobs, own_logprobs(folder, rollouts), atol=1e-4), "a new adapter changes nothing"
 
 
 def test_what_is_done_to_logits_elsewhere_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -12,13 +11,13 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from rlhf_helpers import __main__, data, judges
+from rlhf_helpers import __main__, data, judges, ppo
 from rlhf_helpers.beyond import judging, preferences
 from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.presets import TINY, load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 
-BASE = Path(__file__).parents[2] / "rlhf_helpers" / TINY.name / "base"
+BASE = TINY.resolve() / "base"
 
 
 @pytest.mark.parametrize("variable, value, named", [
@@ -56,69 +55,56 @@ def test_a_hub_out_of_reach_names_the_ways_out(load, monkeypatch):
         load("nobody/nothing-here")
 
 
-@pytest.fixture
-def model(tmp_path):
-    def model(files=None, config=None, other=None):
-        """The embedded model's folder with some files written over (None: removed), or with another model's."""
-        folder = Path(shutil.copytree(BASE, tmp_path / "model"))
-        for name, content in (files or {}).items():
-            (folder / name).unlink()
-            if content is not None:
-                (folder / name).write_bytes(content)
-        if config is not None:
-            changed = json.loads((folder / "config.json").read_text()) | config
-            (folder / "config.json").write_text(json.dumps(changed))
-        if other is not None:
-            other().save_pretrained(folder)
-        return str(folder)
-
-    return model
+def config(**changes):
+    """The embedded model's config.json with some changes."""
+    return json.dumps(json.loads((BASE / "config.json").read_text()) | changes).encode()
 
 
 def gpt2_of_100_words():
     return GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=16, n_layer=1, n_head=2))
 
 
-def bert():
-    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return BertForMaskedLM(BertConfig(vocab_size=1600, **config))
+def encoder():
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    return BertForMaskedLM(BertConfig(vocab_size=1600, **small))
 
 
-TOKENIZERS = {
-    "no tokenizer": ({"files": {"tokenizer.json": None, "tokenizer_config.json": None}}, "no words.*tokenizer.json"),
-    "broken": ({"files": {"tokenizer.json": b"{oops"}}, "can't load the tokenizer"),
-    "no config": ({"files": {"config.json": None}}, "can't load the tokenizer"),
-    "no end": ({"files": {"tokenizer_config.json": b'{"tokenizer_class": "TokenizersBackend"}'}}, "no end-of-text"),
-    "more words than the model": ({"other": gpt2_of_100_words}, "1600 tokens.* embeds 100"),
-}
+WEIGHTS = (BASE / "model.safetensors").read_bytes()
+NO_END = {"tokenizer_config.json": b'{"tokenizer_class": "TokenizersBackend"}'}
+# how to load it, what is changed about the embedded model (files, or another model saved over it), what is said
 MODELS = {
-    "no weights": ({"files": {"model.safetensors": None}}, "no file named model.safetensors.*Ways out"),
-    "cut off": ({"files": {"model.safetensors": (BASE / "model.safetensors").read_bytes()[:5000]}}, "Safetensor"),
-    "weights of another width": ({"config": {"n_embd": 72}}, "can't load the model"),
-    "more layers than weights": ({"config": {"n_layer": 5}}, "lacks 2. weights of the model"),
-    "an encoder": ({"other": bert}, "later tokens.*encoder"),
-}
+    "no tokenizer": (
+        data.load_tokenizer, {"tokenizer.json": None, "tokenizer_config.json": None}, "no words.*tokenizer.json",
+    ),
+    "broken tokenizer": (data.load_tokenizer, {"tokenizer.json": b"{oops"}, "can't load the tokenizer"),
+    "no end": (data.load_tokenizer, NO_END, "no end-of-text"),
+    "more words than the model": (data.load_tokenizer, gpt2_of_100_words, "1600 tokens.* embeds 100"),
+    "no weights": (load_lm, {"model.safetensors": None}, "no file named model.safetensors.*Ways out"),
+    "cut off": (load_lm, {"model.safetensors": WEIGHTS[:5000]}, "Safetensor"),
+    "weights of another width": (load_lm, {"config.json": config(n_embd=72)}, "can't load the model"),
+    "more layers than weights": (load_lm, {"config.json": config(n_layer=5)}, "lacks 2. weights of the model"),
+    "an encoder": (load_lm, encoder, "later tokens.*encoder"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("changes, named", TOKENIZERS.values(), ids=TOKENIZERS)
-def test_a_tokenizer_that_will_not_do(model, changes, named):
-    with pytest.raises(ValueError, match=f"(?s){named}"):
-        data.load_tokenizer(model(**changes))
-
-
-@pytest.mark.parametrize("changes, named", MODELS.values(), ids=MODELS)
-def test_a_model_that_will_not_do(model, changes, named):
+@pytest.mark.parametrize("load, changes, named", MODELS.values(), ids=MODELS)
+def test_a_model_or_tokenizer_that_will_not_do(load, changes, named, tmp_path):
+    folder = shutil.copytree(BASE, tmp_path / "model")
+    for name, content in {} if callable(changes) else changes.items():
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    if callable(changes):
+        changes().save_pretrained(folder)
     with pytest.raises((ValueError, ConnectionError), match=f"(?s){named}"):
-        load_lm(model(**changes))
+        load(str(folder))
 
 
-def test_what_is_no_reward_model_policy_or_judge(model, tmp_path):
-    folder = model()
+def test_what_is_no_reward_model_policy_or_judge(tmp_path):
+    folder = shutil.copytree(BASE, tmp_path / "model")
     with pytest.raises(ValueError, match="lacks 1 weights"):
         RewardModel.from_pretrained(folder)
     with pytest.raises(ConnectionError, match="value_head"):
         PolicyWithValueHead.from_pretrained(folder)
-    save_file({"weight": torch.zeros(1, 7), "bias": torch.zeros(1)}, Path(folder, "value_head.safetensors"))
+    save_file({"weight": torch.zeros(1, 7), "bias": torch.zeros(1)}, folder / "value_head.safetensors")
     with pytest.raises(ValueError, match="can't load the value head"):
         PolicyWithValueHead.from_pretrained(folder)
     GPT2ForSequenceClassification(GPT2Config(n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "two")
@@ -148,12 +134,9 @@ def test_data_that_will_not_do(rows, named, data_set):
         data.load_sentences(data_set(rows))
 
 
-def test_data_without_a_training_split(data_set):
+def test_splits_sentences_and_prompts_that_will_not_do(data_set, tokenizer, lm):
     with pytest.raises(ValueError, match="no split 'train'"):
         data.load_sentences(data_set(PAIR, split="test"))
-
-
-def test_sentences_and_prompts_that_will_not_do(tokenizer, lm):
     with pytest.raises(ValueError, match="none of 2 training rows .*sft_whole_sentences=False"):
         data.whole_sentences(["of saucy", "no end"])
     with pytest.raises(ValueError, match="no sentence has 4 tokens"):
@@ -165,30 +148,18 @@ def test_sentences_and_prompts_that_will_not_do(tokenizer, lm):
             sample_rollouts(lm, prompts, tokenizer, 4)
 
 
-NO_PREFERENCE = {
-    "other columns": ({"text": "x"}, "columns"),
-    "HH: another prompt": ({"chosen": "x\n\nAssistant: a", "rejected": "y\n\nAssistant: b"}, "no row"),
-    "SHP: a third label": ({"history": "x", "human_ref_A": "a", "human_ref_B": "b", "labels": 2}, "no row"),
-    "TL;DR: no post": ({"info": {}, "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0}, "no row"),
-    "judged summaries: another verdict": (
-        {"query": "x", "postprocessed_response": "a", "reference_responses": "b", "preferred": "both"}, "no row",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("row, named", NO_PREFERENCE.values(), ids=NO_PREFERENCE)
-def test_what_is_no_preference(row, named):
-    with pytest.raises(ValueError, match=named):
-        preferences.to_preferences(Dataset.from_list([row]))
-
-
-def test_pairs_and_groups_that_will_not_do():
+def test_pairs_groups_and_shapes_that_will_not_do():
+    for row, named in (({"text": "x"}, "columns"), ({"prompt": "x", "chosen": "a", "rejected": "a"}, "no row")):
+        with pytest.raises(ValueError, match=named):
+            preferences.to_preferences(Dataset.from_list([row]))
     for prompts, responses, named in (([[1], []], [[2], [2]], "pair 1"), ([[1], [2]], [[3]], "2 prompts and 1")):
         with pytest.raises(ValueError, match=named):
             preferences.given_responses(prompts, responses, 0)
     for n, k in ((6, 4), (4, 1)):
         with pytest.raises(ValueError, match="not groups of"):
             preferences.rloo_advantages(torch.zeros(n), k)
+    with pytest.raises(ValueError, match="of one shape"):
+        ppo.kl_penalised_rewards(torch.zeros(5, 1), torch.zeros(5, 2), torch.zeros(5, 2), torch.ones(5, 2), beta=0.1)
     with pytest.raises(ValueError, match="of one shape"):
         preferences.dpo_loss(torch.zeros(2), torch.zeros(2, 1), torch.zeros(2), torch.zeros(2), beta=0.1)
     with pytest.raises(ValueError, match=r"row 0 of the responses has no \['theirs'\]"):

@@ -99,9 +99,9 @@ def test_a_fault_at_every_third_request_changes_nothing(tmp_path, fault):
     assert outcome["win_rate"] == 1 and outcome["unclear"] == 0 and len(seen) > len(ASKED)
 
 
-def test_a_judge_that_never_gives_a_letter_is_counted_as_unclear(tmp_path):
+def test_a_judge_that_never_gives_a_letter_is_asked_again_and_is_unclear(tmp_path):
     outcome, seen = ask(tmp_path, lambda n, body: says("hm"))
-    assert outcome["unclear"] == 12 and outcome["win_rate"] == 0.5 and len(seen) == 12 * judging.ATTEMPTS
+    assert outcome["unclear"] == 12 and outcome["win_rate"] == 0.5 and len(seen) > 12
 
 
 def test_nothing_is_paid_for_twice(tmp_path):
@@ -117,12 +117,6 @@ def test_nothing_is_paid_for_twice(tmp_path):
 def test_an_endpoint_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="127.0.0.1:9.*OPENAI_BASE_URL"):
         judging.ask(ASKED, tmp_path / "judged.jsonl", "a-judge", base_url="http://127.0.0.1:9/v1", retries=0)
-
-
-def test_the_dry_run_prices_what_is_asked():
-    characters = sum(len(m["content"]) for q in ASKED for m in q["messages"])
-    assert judging.price(ASKED, 4.0, 0.0) == pytest.approx(characters / 1e6)
-    assert judging.price(ASKED, 0.0, 1.0) == pytest.approx(12 / 1e6)
 
 
 @pytest.mark.parametrize("wins, n, low, high", [(81, 263, 0.2553, 0.3662), (0, 20, 0, 0.1611)])

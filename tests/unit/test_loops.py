@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from rlhf_helpers.models import PolicyWithValueHead, RewardModel, disable_dropou
 from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROWS = [[1, 2, 3, 0], [4, 5, 0], [6, 7, 8, 9, 0], [10, 0]]
 
 
@@ -23,15 +21,8 @@ def preset():
     return replace(load_preset("tiny"), **small)
 
 
-@pytest.fixture
-def reward_model(lm):
-    model = freeze(RewardModel(copy.deepcopy(lm)))
-    torch.nn.init.normal_(model.model.score.weight)
-    return model
-
-
-def run_of(folder, model, steps):
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+def run_of(folder, model, steps, lr=1e-3):
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     scheduler = training.linear_schedule(optimizer, steps)
     return training.Run(folder, model, optimizer, scheduler, steps=steps, seed=0, settings={})
 
@@ -104,19 +95,3 @@ def test_rewards_have_mean_0_and_standard_deviation_1_in_their_precision(lm, tok
     assert inside.mean().abs() < 1e-5 and (inside.std() - 1).abs() < 1e-5
     with pytest.raises(ValueError, match="all alike"):
         loops.normalised(freeze(RewardModel(copy.deepcopy(lm))), samples, preset)
-
-
-def test_a_critic_that_starts_as_the_reward_model_forecasts_the_reward(
-    lm, tokenizer, preset, prompts, reward_model, monkeypatch
-):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    from trained import start_as_reward_model
-
-    samples = sample_rollouts(lm, prompts, tokenizer, 6)
-    policy = PolicyWithValueHead(copy.deepcopy(lm), critic=reward_model)
-    raw = reward_model(samples.input_ids, samples.attention_mask)
-    start_as_reward_model(policy, reward_model, raw.mean().item(), raw.std().item())
-    _, values = policy(samples.input_ids, samples.attention_mask)
-    last = samples.prompt_ids.shape[1] + samples.response_mask.sum(1) - 1
-    reward = loops.normalised(reward_model, [samples], preset)
-    assert values[range(len(last)), last].allclose(reward(samples.input_ids, samples.attention_mask), atol=1e-5)

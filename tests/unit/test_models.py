@@ -1,22 +1,18 @@
 """models.py and rollouts.py on one model: padding, heads, saving, ends. All families: test_architectures."""
 
 import json
-from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, pipeline
 
-from rlhf_helpers import rollouts as rollouts_module
 from rlhf_helpers.data import encode, pad
-from rlhf_helpers.models import PolicyWithValueHead, RewardModel
+from rlhf_helpers.models import PolicyWithValueHead
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
 
 
-def test_scores_are_equal_through_transformers(lm, tokenizer, tmp_path):
-    reward_model = RewardModel(lm).eval()
-    torch.nn.init.normal_(reward_model.model.score.weight)
+def test_scores_are_equal_through_transformers(reward_model, tokenizer, tmp_path):
     reward_model.save_pretrained(tmp_path, tokenizer)
     texts = ["the film is good", "it is bad , but not dull .", "good"]
     ours = reward_model(*pad(encode(texts, tokenizer, 32), tokenizer.pad_token_id))
@@ -95,12 +91,3 @@ def test_the_same_seed_writes_the_same_after_prompts_of_text(lm, tokenizer):
     )
     assert torch.equal(one.input_ids, two.input_ids)
     assert one.texts(tokenizer)[1].startswith("it is not")
-
-
-def test_sampling_leaves_the_mode_as_it_was_even_if_it_is_interrupted(policy, tokenizer, prompts):
-    policy.train()
-    sample_rollouts(policy, prompts, tokenizer, 4)
-    assert policy.training and policy.lm.training
-    with patch.object(rollouts_module, "lm_logits", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        sample_rollouts(policy, prompts, tokenizer, 4)
-    assert policy.training and policy.lm.training

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_helpers import ppo
-from rlhf_helpers.models import PolicyWithValueHead, RewardModel
+from rlhf_helpers.models import PolicyWithValueHead
 
 
 def ragged(seed, rows, columns):
@@ -20,11 +20,13 @@ def ragged(seed, rows, columns):
     return [torch.randn(rows, columns, generator=generator) for _ in range(6)], mask
 
 
-shapes = given(seed=st.integers(0, 10_000), rows=st.integers(1, 5), columns=st.integers(1, 7))
+def shapes(test):
+    """Forty batches of any shape."""
+    given_shapes = given(seed=st.integers(0, 10_000), rows=st.integers(1, 5), columns=st.integers(1, 7))
+    return settings(max_examples=40, deadline=None)(given_shapes(test))
 
 
 @shapes
-@settings(max_examples=40, deadline=None)
 def test_gae_is_the_plain_loop(seed, rows, columns):
     (rewards, values, *_), mask = ragged(seed, rows, columns)
     advantages, returns = ppo.gae(rewards, values, mask, gamma=0.9, lam=0.8)
@@ -41,7 +43,6 @@ def test_gae_is_the_plain_loop(seed, rows, columns):
 
 
 @shapes
-@settings(max_examples=40, deadline=None)
 def test_whiten(seed, rows, columns):
     (x, *_), mask = ragged(seed, rows, columns)
     real = x[mask == 1]
@@ -55,7 +56,6 @@ def test_whiten(seed, rows, columns):
 
 
 @shapes
-@settings(max_examples=40, deadline=None)
 def test_rewards_sum_to_score_minus_the_price(seed, rows, columns):
     (logprobs, ref, *_), mask = ragged(seed, rows, columns)
     scores = torch.arange(rows) + 100.0
@@ -67,11 +67,6 @@ def test_rewards_sum_to_score_minus_the_price(seed, rows, columns):
         assert rewards[b, n - 1] > 50, "the score is not on the last real token"
         assert torch.allclose(rewards[b, : n - 1], -price[:-1], atol=1e-5), "the sign of the KL"
         assert (rewards[b, n:] == 0).all()
-
-
-def test_scores_that_would_be_broadcast_are_refused():
-    with pytest.raises(ValueError, match="of one shape"):
-        ppo.kl_penalised_rewards(torch.zeros(5, 1), torch.zeros(5, 2), torch.zeros(5, 2), torch.ones(5, 2), beta=0.1)
 
 
 def written_out(new, values, old, old_values, advantages, returns, mask):
@@ -87,7 +82,6 @@ def written_out(new, values, old, old_values, advantages, returns, mask):
 
 
 @shapes
-@settings(max_examples=40, deadline=None)
 def test_ppo_loss_and_gradient(seed, rows, columns):
     (new, values, old, *rest), mask = ragged(seed, rows, columns)
     gradients = []
@@ -101,7 +95,6 @@ def test_ppo_loss_and_gradient(seed, rows, columns):
 
 
 @shapes
-@settings(max_examples=20, deadline=None)
 def test_garbage_in_padding_changes_nothing(seed, rows, columns):
     tensors, mask = ragged(seed, rows, columns)
     results = []
@@ -165,7 +158,7 @@ def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(polic
     step = step_of(torch.optim.Adam(policy.parameters(), lr=1e-3))
     stats = ppo.ppo_update(policy, e, step, epochs=2, minibatch=2, max_kl=1e9, outputs=outputs)
     assert seen == [2, 2, 1] * 2
-    assert abs(stats["first_ratio_max"] - 1) < 1e-4
+    assert abs(stats["first_ratio_max"] - 1) < 1e-4 and stats["approx_kl"] > 0
 
 
 def test_an_update_takes_the_mean_out_of_the_advantages(policy, collected):
@@ -175,11 +168,6 @@ def test_an_update_takes_the_mean_out_of_the_advantages(policy, collected):
     # at ratio 1 the policy's loss over all rows is minus the mean advantage
     stats = ppo.ppo_update(policy, e, lambda loss: 0.0, epochs=1, minibatch=len(mask), max_kl=1e9)
     assert abs(stats["policy_loss"]) < 1e-5
-
-
-def test_an_update_stops_past_its_kl_bound(policy, collected, step_of):
-    step = step_of(torch.optim.Adam(policy.parameters(), lr=0.05))
-    assert ppo.ppo_update(policy, collected(policy), step, epochs=9, minibatch=2, max_kl=1e-3)["epochs"] < 9
 
 
 @pytest.mark.parametrize(
@@ -195,10 +183,10 @@ def test_the_epochs_stop_by_the_mean_kl_of_an_epoch(policy, collected, first_epo
     assert stats["epochs"] == epochs
 
 
-def test_without_advantages_only_the_critic_learns(policy, collected, step_of):
+def test_without_advantages_only_the_critic_learns(policy, reward_model, collected, step_of):
     """What the first updates of notebook 3 do: the policy stays bit for bit where it was."""
-    e, reward_model = collected(policy), RewardModel(copy.deepcopy(policy.lm))
-    kept, policy = copy.deepcopy(reward_model), PolicyWithValueHead(policy.lm, critic=reward_model)
+    e, kept = collected(policy), copy.deepcopy(reward_model)
+    policy = PolicyWithValueHead(policy.lm, critic=reward_model)
     before = {name: p.clone() for name, p in policy.named_parameters()}
     e.advantages.zero_()
     of_policy, of_critic = policy.parameter_groups(lr=1e-2, value_lr=1e-2)

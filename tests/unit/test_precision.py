@@ -2,11 +2,9 @@
 
 import copy
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
 import torch
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf_helpers import models, ppo, presets
 from rlhf_helpers.models import PolicyWithValueHead, freeze, load_lm, same_on_cpu
@@ -45,18 +43,6 @@ def test_heads_do_not_round(shifted, tokenizer, prompts):
     assert (rounded.log_softmax(-1) - exact.log_softmax(-1)).abs().max() > 0.05, "the test's logits are too small"
 
 
-def test_attention_does_not_round_on_a_cpu(shifted):
-    seen = []
-
-    def attention(module, query, key, *args, **kwargs):
-        seen.append(key.dtype)
-        return sdpa_attention_forward(module, query, key, *args, **kwargs)
-
-    with patch.object(models, "sdpa_attention_forward", attention), bf16():
-        shifted(input_ids=torch.tensor([[1, 2, 3]]))
-    assert seen == [torch.float32] * 2
-
-
 def test_the_first_ratio_is_1_in_bfloat16(shifted, prompts, collected, step_of):
     """Rows are scored in the groups in which the first epoch takes them, so rounding is the same in both."""
     policy, reference = PolicyWithValueHead(shifted), freeze(copy.deepcopy(shifted))
@@ -90,10 +76,3 @@ def test_a_preset_goes_on_with_the_cpu(lm, monkeypatch):
     monkeypatch.setattr(models, "same_on_cpu", lambda lm, device: device != "mps")
     checked = preset.on_checked_device(lm)
     assert (checked.device, checked.precision) == ("cpu", preset.precision if presets._bf16_pays("cpu") else "fp32")
-
-
-def test_bf16_is_taken_where_the_processor_has_it_and_torch_may_use_it(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    for used, precision in (("AVX512", "bf16"), ("AVX2", "fp32")):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda used=used: used)
-        assert presets._presets("cpu")["smollm2"].precision == precision
