@@ -1,6 +1,8 @@
 """Pairs in one form, DPO against TRL's, rankings and RLOO against their equations."""
 
 import copy
+import gzip
+import json
 import re
 from dataclasses import replace
 from itertools import combinations
@@ -9,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
@@ -23,6 +25,7 @@ from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.tiny import dialogues, posts
 
 ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
 
 
 def test_given_responses_are_laid_out_as_sampled_ones(lm, tokenizer, prompts):
@@ -141,3 +144,27 @@ def test_beyond_2_asks_a_chat_model_by_its_template_and_cuts_no_question(tokeniz
     page["check_chat"]([whole])
     with pytest.raises(ValueError, match="1 prompts, such as number .1., are raw text.*prompt_ids"):
         page["check_chat"]([whole, encode([dialogue], tokenizer, end=False)[0]])
+
+
+@pytest.mark.skipif(not (DATA / "hh-rlhf").exists(), reason="the real HH-RLHF is not here")
+def test_the_real_hh_rlhf_loads():
+    path = DATA / "hh-rlhf" / "harmless-base-test.jsonl.gz"
+    pairs = preferences.to_preferences(load_dataset("json", data_files=str(path), split="train"))
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    assert 0.98 * len(rows) < len(pairs) <= len(rows)
+    chosen = {row["chosen"] for row in rows}
+    assert all(pair["prompt"] + pair["chosen"] in chosen for pair in pairs)
+
+
+@pytest.mark.skipif(not (DATA / "tldr").exists(), reason="the real TL;DR is not here")
+def test_the_real_judged_summaries_load(capsys):
+    path = DATA / "tldr" / "summaries-judged.csv.gz"
+    rows = load_dataset("csv", data_files=str(path), split="train")
+    pairs = preferences.to_preferences(rows, "TL;DR")
+    assert 900 <= len(pairs) <= 1000 and "hold no preference" in capsys.readouterr().out
+    references = {row["query"]: row for row in rows if row["preferred"] == "reference"}
+    for pair in pairs:
+        row = references.get(pair["prompt"])
+        assert row is None or pair["chosen"] in (row["reference_responses"], row["postprocessed_response"])
+    assert all(prompt.endswith("TL;DR:") for prompt in pairs["prompt"])
