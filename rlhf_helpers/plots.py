@@ -154,11 +154,12 @@ def dashboard(metrics: pd.DataFrame) -> Figure:
 
 
 def frontier(curves: dict[str, pd.DataFrame], ylabel: str) -> Figure:
-    """Reward bought by each nat of KL, one curve per method: columns `kl`, `reward` and, if known, `low` and `high`."""
+    """Reward for KL, a curve per method: `kl`, `reward` and, if known, `low`, `high`; unjoined if there is `seed`."""
     figure, axes = new_figure(height=3.6)
     looks = cycle(zip((BLUE, ORANGE, GREEN, RED), "os^D", ("-", "--", "-.", ":")))
     for (name, frame), (colour, marker, style) in zip(curves.items(), looks):
-        axes.plot(frame["kl"], frame["reward"], color=colour, marker=marker, ls=style, ms=5, label=name)
+        ls = "" if "seed" in frame else style
+        axes.plot("kl", "reward", data=frame, color=colour, marker=marker, ls=ls, ms=5, label=name)
         if "low" in frame and len(frame) > 1:
             axes.fill_between(frame["kl"], frame["low"], frame["high"], color=colour, alpha=0.15)
         elif "low" in frame:
@@ -178,8 +179,7 @@ def against_kl(
     has single runs of the methods (`method`), drawn hollow. What lies farther than `farthest` nats is not shown.
     """
     figure, axes = new_figure(2, len(panels), width=8, height=7)
-    colours = (BLUE, BLACK, GREEN, RED, ORANGE, PINK, GREY, SKY)
-    looks = list(zip(colours, "osv^DPX*", ("-", "--", "-.", "-", "--", "-", ":", ":")))
+    looks = [*zip((BLUE, BLACK, GREEN, RED, ORANGE, PINK, GREY, SKY), "osv^DPX*", "- -- -. - -- - : :".split())]
     for (row, i), axis in np.ndenumerate(axes):
         column, label = [*panels.items()][i]
         for (name, runs), (colour, marker, style) in zip(curves.items(), cycle(looks)):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,13 +18,18 @@ import pytest
 import torch
 import untrained
 
+from rlhf_helpers.data import load_tokenizer
+from rlhf_helpers.models import load_lm
+from rlhf_helpers.presets import NOTEBOOKS, load_preset
+from rlhf_helpers.rollouts import sample_rollouts
+
 pytest.importorskip("playwright", reason="driving a browser needs Playwright: make .venv/browser")
 from playwright.sync_api import expect
 
 from rlhf_helpers import evaluation, ppo
 
 ROOT = Path(__file__).parents[3]
-SITE = ROOT / "artifacts" / "book"
+SITE, SHOTS = ROOT / "artifacts" / "book", ROOT / "artifacts" / "browser"
 PAGES = [p.relative_to(SITE).as_posix() for p in sorted(SITE.rglob("*.html")) if "_static" not in p.parts]
 READ = """() => ({
   formulas: [...document.querySelectorAll('math')].map(m => [m.textContent, m.getBoundingClientRect().width]),
@@ -122,13 +128,12 @@ def test_sliders_answer_to_keys_and_the_gallery_to_words(page, site):
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
-@pytest.fixture
-def play(page, tmp_path):
-    """The playground, open on the page, which records how many tokens it shows whenever it changes."""
+@contextmanager
+def playground_page(page, artifacts, **env):
+    """Starts the playground and opens it; records how many tokens the page shows whenever it changes."""
     pytest.importorskip("nicegui", reason="the playground's page needs NiceGUI (the extra play)")
-    preset = untrained.make(tmp_path)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RLHF_", "PYTEST_", "NICEGUI_"))}
-    env |= {"RLHF_ARTIFACTS": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    env |= {k: v for k, v in os.environ.items() if not k.startswith(("RLHF_", "PYTEST_", "NICEGUI_"))}
+    env |= {"RLHF_ARTIFACTS": str(artifacts), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "beyond/playground.py"]
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as server:
         address = next(found[1] for line in server.stdout if (found := re.search(r"playground: (http://\S+)", line)))
@@ -136,28 +141,60 @@ def play(page, tmp_path):
         page.goto(address)
         page.evaluate("""() => { window.tokens = []; new MutationObserver(() => window.tokens.push(
             document.querySelectorAll('.token').length)).observe(document.body, {childList: true, subtree: true}) }""")
-        yield playground.load(preset)
-        server.terminate()
+        try:
+            yield
+        finally:
+            server.terminate()
 
 
-def test_the_playground_shows_what_the_helpers_compute(page, play):
-    prompt = "the film <b>is</b>"
+def complete(page, prompt: str, policies: int) -> None:
+    """Types a prompt and waits until every policy has completed it, token by token."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Prompt", exact=True).press("Enter")
-    expect(page.locator("section[aria-busy=false]")).to_have_count(3, timeout=300_000)
-    assert len(set(page.evaluate("window.tokens"))) > 6, "tokens do not appear as they are sampled"
-    ids = playground.read_prompt(prompt, play)
-    results = [playground.complete(play, name, ids, seed=1) for name in play.policies]
-    expect(page.locator("section .whole")).to_have_text([result["text"] for result in results])
-    for column, result in zip(page.locator("section").all(), results):
-        expect(column.locator(".number")).to_have_text([f"{score:+.2f}" for _, score in result["tokens"]])
-        for line in (f"Score {result['score']:+.2f}", *result["verdicts"]):
-            expect(column).to_contain_text(line)
-    assert page.locator("section b").count() == 0, "what is typed is text"
-    expect(page.get_by_text("Preset tiny (finished in")).to_be_visible()
-    expect(page.get_by_text("To see PPO without a price on the KL")).to_be_visible()
-    page.get_by_label("Prompt", exact=True).fill(" ")
-    page.get_by_role("button", name="Complete").click()
-    expect(page.get_by_role("alert").filter(has_text="is empty")).to_be_visible()
-    page.set_viewport_size({"width": 360, "height": 1000})  # a phone
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    expect(page.locator("section[aria-busy=false]")).to_have_count(policies, timeout=300_000)
+    assert len(set(page.evaluate("window.tokens"))) > 2 * policies, "tokens do not appear as they are sampled"
+
+
+def test_the_playground_shows_what_the_helpers_compute(page, tmp_path):
+    preset = untrained.make(tmp_path)
+    play, prompt = playground.load(preset), "the film <b>is</b>"
+    with playground_page(page, preset.artifacts):
+        complete(page, prompt, policies=3)
+        ids = playground.read_prompt(prompt, play)
+        results = [playground.complete(play, name, ids, seed=1) for name in play.policies]
+        expect(page.locator("section .whole")).to_have_text([result["text"] for result in results])
+        for column, result in zip(page.locator("section").all(), results):
+            expect(column.locator(".number")).to_have_text([f"{score:+.2f}" for _, score in result["tokens"]])
+            for line in (f"Score {result['score']:+.2f}", *result["verdicts"]):
+                expect(column).to_contain_text(line)
+        assert page.locator("section b").count() == 0, "what is typed is text"
+        expect(page.get_by_text("Preset tiny (finished in")).to_be_visible()
+        expect(page.get_by_text("To see PPO without a price on the KL")).to_be_visible()
+        page.get_by_label("Prompt", exact=True).fill(" ")
+        page.get_by_role("button", name="Complete").click()
+        expect(page.get_by_role("alert").filter(has_text="is empty")).to_be_visible()
+
+
+def test_the_playground_with_a_real_model(page):
+    """Four policies; judges and likelihood; on a phone and in the dark. Pictures are kept in artifacts/browser."""
+    preset = load_preset("smollm2")
+    if not all((preset.folder(stage) / "artifact.json").exists() for stage in NOTEBOOKS):
+        pytest.skip("artifacts/smollm2 is not there: make smollm2, then RLHF_PRESET=smollm2 make tutorial")
+    sft, free = preset.folder("sft"), playground.free_policy(preset)
+    policies = {"SFT": load_lm(str(sft))} | ({} if free is None else {"PPO, beta 0": free})
+    tokenizer = load_tokenizer(str(sft))
+    ids = tokenizer("the film is")["input_ids"]
+    with playground_page(page, preset.artifacts.resolve(), RLHF_PRESET="smollm2"):
+        complete(page, "the film is", policies=2 + len(policies))
+        for name, policy in policies.items():
+            generator = torch.Generator().manual_seed(1)
+            rollout = sample_rollouts(policy, [ids], tokenizer, preset.ppo_new_tokens, generator)
+            column = page.get_by_role("region", name=name, exact=True)
+            expect(column.locator(".whole")).to_have_text(rollout.texts(tokenizer)[0])
+            for line in ("VADER: ", "nats per token, and 95 % of its own are below"):
+                expect(column).to_contain_text(line)
+        for width, scheme in itertools.product((1400, 360), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.screenshot(path=SHOTS / f"playground-{width}-{scheme}.png", full_page=True)
