@@ -61,7 +61,8 @@ def figures(preset, lr) -> dict:
     worth = (samples["reward"] - preset.ppo_beta * samples["kl"]).mean()
     late = metrics["explained_variance"].tail(preset.ppo_updates // 5).mean()
     more = {"worth": worth, "explained_variance": late, "most_moved": metrics["approx_kl"].max()}
-    return {k: v for k, v in found.items() if k != "intervals"} | more | audit(run, preset)
+    found.pop("intervals")
+    return {name: round(x, 4) for name, x in (found | more | audit(run, preset)).items()}
 
 
 if __name__ == "__main__":
