@@ -79,6 +79,7 @@ class Reader:
         reasons = [
             ("transformers serve", not serving, "FastAPI is not installed; make play does it"),
             ("transformers chat", tiny, "tiny has no chat template"),
+            ("transformers chat", not self.server, "no server runs"),
             ("curl", not self.server, "no server runs"),
             ("--outfile", tiny, "llama.cpp does not know tiny's tokenizer: tested below"),
             ("--outfile", not list(Path().glob("llama_cpp_python-*/")), "the converter is not here"),
