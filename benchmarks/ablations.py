@@ -9,7 +9,6 @@ seed are judged on the same held-out prompts, in fp32, by the judge and the norm
 """
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,13 +17,12 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from trained import align_and_judge, notebook_3, start_as_reward_model
+from trained import after_notebooks_1_and_2, align_and_judge, notebook_3, start_as_reward_model
 from workload import change, collect, markdown
 
-from rlhf_helpers import data, evaluation, models, ppo
+from rlhf_helpers import data, models, ppo
 from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import prepare
-from rlhf_helpers.presets import load_preset
 
 PRESET, HERE = os.environ.get("RLHF_PRESET", "tiny"), Path(__file__).parent
 RESULTS = HERE / f"ablations-{PRESET}.csv"
@@ -111,9 +109,7 @@ def figures(row: str, preset) -> dict:
     run = notebook_3(preset)
     run.head_rate = 1
     ROWS[row](run)
-    samples, metrics = align_and_judge(run, preset, preset.folder("ablations") / row, run.head_rate)
-    late = metrics["explained_variance"].tail(preset.ppo_updates // 5).mean()
-    found = evaluation.summarise(samples) | {"explained_variance": late}
+    _, found = align_and_judge(run, preset, preset.folder("ablations") / row, run.head_rate)
     return {name: round(found[name], 4) for name in SHOWN if name in found}
 
 
@@ -130,14 +126,9 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def jobs(rows):
-    for seed in [int(os.environ["RLHF_SEED"])] if "RLHF_SEED" in os.environ else range(5):
-        folder = f"artifacts/ablations/{seed}"
-        os.environ |= {"RLHF_PRESET": PRESET, "RLHF_SEED": str(seed), "RLHF_ARTIFACTS": folder}
-        preset = load_preset()
-        if not (preset.folder("reward_model") / "artifact.json").exists():
-            subprocess.run([sys.executable, "-m", "rlhf_helpers", "sft", "rm"], check=True)
+    for preset in after_notebooks_1_and_2(PRESET, seeds=5):
         for row in rows:
-            yield {"ablation": row, "seed": seed}, partial(figures, row, preset)
+            yield {"ablation": row, "seed": preset.seed}, partial(figures, row, preset)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,19 @@ Then notebook 3's loop runs against it, at the preset's price. Each run is a row
 policies of a seed are judged on the same held-out prompts; `score` is that of the policy's own reward model.
 """
 
-import os
 import random
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
-from trained import align_and_judge, notebook_3
+from trained import after_notebooks_1_and_2, align_and_judge, notebook_3
 from workload import collect, markdown
 
-from rlhf_helpers import data, evaluation, models, plots
+from rlhf_helpers import data, models, plots
 from rlhf_helpers.beyond import loops
 from rlhf_helpers.environment import prepare
-from rlhf_helpers.presets import load_preset
 
 RESULTS = Path(__file__).parent / "noise-tiny.csv"
 SHOWN = {
@@ -70,9 +66,9 @@ def reward_model_from(preset, noise, rows) -> tuple[models.RewardModel, float]:
 def figures(preset, noise, rows) -> dict:
     """Of the policy that PPO makes with such a reward model."""
     reward_model, accuracy = reward_model_from(preset, noise, rows)
-    run, folder = notebook_3(preset, models.freeze(reward_model)), preset.folder("noise") / f"ppo-{noise}-{rows}"
-    samples, _ = align_and_judge(run, preset, folder, noise=noise, rows=rows)
-    found = evaluation.summarise(samples) | {"accuracy": accuracy}
+    run, folder = notebook_3(preset, reward_model), preset.folder("noise") / f"ppo-{noise}-{rows}"
+    _, found = align_and_judge(run, preset, folder, noise=noise, rows=rows)
+    found["accuracy"] = accuracy
     return {name: round(found[name], 4) for name in SHOWN}
 
 
@@ -103,14 +99,9 @@ def picture(runs: pd.DataFrame) -> None:
 
 
 def jobs():
-    for seed in [int(os.environ["RLHF_SEED"])] if "RLHF_SEED" in os.environ else range(2):
-        folder = f"artifacts/ablations/{seed}"  # notebooks 1 and 2 as ablations.py has them
-        os.environ |= {"RLHF_PRESET": "tiny", "RLHF_SEED": str(seed), "RLHF_ARTIFACTS": folder}
-        preset = load_preset()
-        if not (preset.folder("reward_model") / "artifact.json").exists():
-            subprocess.run([sys.executable, "-m", "rlhf_helpers", "sft", "rm"], check=True)
+    for preset in after_notebooks_1_and_2("tiny", seeds=2):
         for noise, rows in REWARD_MODELS:
-            yield {"noise": noise, "rows": rows, "seed": seed}, partial(figures, preset, noise, rows)
+            yield {"noise": noise, "rows": rows, "seed": preset.seed}, partial(figures, preset, noise, rows)
 
 
 if __name__ == "__main__":

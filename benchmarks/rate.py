@@ -2,8 +2,9 @@
 
     RLHF_PRESET=smollm2 python benchmarks/rate.py 5e-5 2e-5     # one after the other; 40 minutes each on one core
 
-A row of rate-smollm2.csv for each rate; `slope` is the audit's, as a share of the optimum's 1 / beta, over the
-responses that ended, and `most_moved` the largest approximate KL that an update has taken, in nats per token.
+A row of rate-smollm2.csv for each rate, and how each differs from the first, prompt by prompt. `worth` is reward less
+beta times KL, `slope` the audit's, as a share of the optimum's 1 / beta, over the responses that ended, `most_moved`
+the largest approximate KL that an update has taken, in nats per token.
 """
 
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 from trained import align_and_judge, notebook_3
 from workload import collect
@@ -55,18 +57,32 @@ def audit(run, preset) -> dict:
 def figures(preset, lr) -> dict:
     run = notebook_3(preset)
     run.preset = replace(preset, ppo_lr=lr)
-    samples, metrics = align_and_judge(run, preset, preset.folder("rate") / f"{lr:.0e}")
-    samples.to_csv(preset.folder("rate") / f"{lr:.0e}" / "samples.csv")
-    found = evaluation.summarise(samples)
-    worth = (samples["reward"] - preset.ppo_beta * samples["kl"]).mean()
-    late = metrics["explained_variance"].tail(preset.ppo_updates // 5).mean()
-    more = {"worth": worth, "explained_variance": late, "most_moved": metrics["approx_kl"].max()}
-    found.pop("intervals")
-    return {name: round(x, 4) for name, x in (found | more | audit(run, preset)).items()}
+    samples, found = align_and_judge(run, preset, folder_of(preset, lr))
+    samples.to_csv(folder_of(preset, lr) / "samples.csv")
+    found["worth"] = found["reward"] - preset.ppo_beta * found["kl"]
+    return {name: round(x, 4) for name, x in (found | audit(run, preset)).items()}
+
+
+def folder_of(preset, lr) -> Path:
+    return preset.folder("rate") / f"{lr:.0e}"
+
+
+def differences(preset, first, lr) -> str:
+    """From the first rate, on the same prompts, with their 95 % intervals."""
+    one, other = (pd.read_csv(folder_of(preset, x) / "samples.csv") for x in (first, lr))
+    change = other[["reward", "kl", "judge_positive"]] - one[["reward", "kl", "judge_positive"]]
+    change["worth"] = change["reward"] - preset.ppo_beta * change["kl"]
+    return "; ".join(
+        f"{name} {x.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        for name, x in change.items()
+        for low, high in [evaluation.bootstrap(x.to_frame(), lambda f: f.iloc[:, 0].mean())]
+    )
 
 
 if __name__ == "__main__":
     prepare()
-    preset = load_preset()
-    jobs = [({"lr": lr, "seed": preset.seed}, partial(figures, preset, lr)) for lr in map(float, sys.argv[1:])]
+    preset, rates = load_preset(), [*map(float, sys.argv[1:])]
+    jobs = [({"lr": lr, "seed": preset.seed}, partial(figures, preset, lr)) for lr in rates]
     print(collect(Path(__file__).parent / f"rate-{preset.name}.csv", jobs).round(3).T.to_string())
+    for lr in rates[1:]:
+        print(f"{lr:.0e} less {rates[0]:.0e}: {differences(preset, rates[0], lr)}")

@@ -1,5 +1,9 @@
 """Notebook 3 for `ablations`, `critic`, `length`, `noise` and `rate`: its set-up, its loop, its table."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -9,8 +13,19 @@ import torch
 
 from rlhf_helpers import data, evaluation, judges, models
 from rlhf_helpers.beyond import loops
+from rlhf_helpers.presets import Preset, load_preset
 from rlhf_helpers.rollouts import Rollouts, sample_rollouts
 from rlhf_helpers.training import autocast
+
+
+def after_notebooks_1_and_2(name: str, seeds: int) -> Iterator[Preset]:
+    """The preset `name` with the seed of RLHF_SEED, or each of so many `seeds`, once both notebooks are run for it."""
+    for seed in [os.environ["RLHF_SEED"]] if "RLHF_SEED" in os.environ else map(str, range(seeds)):
+        os.environ |= {"RLHF_PRESET": name, "RLHF_SEED": seed, "RLHF_ARTIFACTS": f"artifacts/ablations/{seed}"}
+        preset = load_preset()
+        if not (preset.folder("reward_model") / "artifact.json").exists():
+            subprocess.run([sys.executable, "-m", "rlhf_helpers", "sft", "rm"], check=True)
+        yield preset
 
 
 @torch.no_grad()
@@ -24,7 +39,8 @@ def notebook_3(preset, reward_model=None) -> SimpleNamespace:
     """The models of notebooks 1 and 2, or another `reward_model`; a policy whose critic starts as it, and the reward.
 
     `prompts(split, n, seed)` gives token ids; `sample(lm, n)` one response to each of n prompts, 128 at a time;
-    `samples` are those of the SFT policy, on which the reward has mean 0 and standard deviation 1.
+    `samples` are those of the SFT policy, on which the reward has mean 0 and standard deviation 1; `measure` is the
+    reward under a second name, for who trains on another one.
     """
     sft, reviews = str(preset.require("sft")), data.load_sentences(preset.dataset, seed=preset.seed)
     tokenizer, reference = data.load_tokenizer(sft), models.freeze(models.load_lm(sft)).to(preset.device)
@@ -42,7 +58,7 @@ def notebook_3(preset, reward_model=None) -> SimpleNamespace:
         return [sample_rollouts(lm, part, tokenizer, preset.ppo_new_tokens) for part in parts]
 
     samples = sample(reference, 512)
-    reward = loops.normalised(reward_model, samples, preset)
+    reward = measure = loops.normalised(reward_model, samples, preset)
     with torch.no_grad(), autocast(preset):
         raw = torch.cat([reward_model(batch.input_ids, batch.attention_mask) for batch in samples])
     mean, std = raw.mean().item(), raw.std().item()
@@ -51,11 +67,12 @@ def notebook_3(preset, reward_model=None) -> SimpleNamespace:
     return SimpleNamespace(**locals())
 
 
-def align_and_judge(run, preset, folder: Path, head_rate=1, **settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def align_and_judge(run, preset, folder: Path, head_rate=1, **settings) -> tuple[pd.DataFrame, dict[str, float]]:
     """Trains `run.policy` by notebook 3's loop, and judges what it says on the validation split's prompts.
 
     `run` is `notebook_3(preset)`, in which something may have been changed, its `preset` too; what judges is as
-    `preset` has it. The samples, one row per prompt, and the training's log; `settings` tell it from other trainings.
+    `preset` has it. The samples, one row per prompt, and the figures of policy and training; `settings` tell the
+    training from others.
     """
     lr, prompts = run.preset.ppo_lr, run.prompts("validation", preset.eval_prompts, preset.seed)
     training = loops.new_run(folder, run.policy, run.preset, "policy", steps=preset.ppo_updates, lr=lr, **settings)
@@ -68,10 +85,12 @@ def align_and_judge(run, preset, folder: Path, head_rate=1, **settings) -> tuple
         loops.align(training, run.preset, run.policy, run.reference, run.reward, prompts_of, run.tokenizer)
     patch.stopall()
     judge, base = judges.JUDGES[preset.judge], models.load_lm(preset.model).to(preset.device)
-    reward = loops.normalised(run.reward_model, run.samples, preset)
     with autocast(preset):
         samples = evaluation.evaluate(
-            run.policy.eval(), run.reference, base, reward, judge, prompts, run.tokenizer, preset.ppo_new_tokens,
+            run.policy.eval(), run.reference, base, run.measure, judge, prompts, run.tokenizer, preset.ppo_new_tokens,
             preset.seed,
         )  # fmt: skip
-    return samples, training.metrics
+    found, log = evaluation.summarise(samples), training.metrics
+    del found["intervals"]
+    late = log["explained_variance"].tail(preset.ppo_updates // 5).mean()
+    return samples, found | {"explained_variance": late, "most_moved": log["approx_kl"].max()}
