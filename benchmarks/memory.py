@@ -1,4 +1,4 @@
-"""What an update of PPO holds in memory, and what checkpointing, LoRA and a shared trunk save: a table.
+"""What an update of PPO holds in memory, and what checkpointing, accumulation, LoRA and a shared trunk save: a table.
 
     RLHF_PRESET=smollm2 python benchmarks/memory.py     # after notebooks 1 and 2
 
@@ -24,8 +24,10 @@ from rlhf_helpers.presets import load_preset
 WAYS = {
     "as in notebook 3": (),
     "checkpointed": ("checkpointed",),
+    "four rows at once": ("parts",),
     "LoRA": ("lora",),
     "LoRA, checkpointed": ("lora", "checkpointed"),
+    "LoRA, checkpointed, four rows at once": ("lora", "checkpointed", "parts"),
     "LoRA, no critic of its own, checkpointed": ("lora", "shared", "checkpointed"),
 }
 
@@ -35,6 +37,7 @@ def two_updates(changes: tuple[str, ...]) -> None:
     prepare()
     preset = replace(load_preset(), ppo_updates=2, ppo_critic_updates=0)
     preset = replace(preset, gradient_checkpointing="checkpointed" in changes)
+    preset = replace(preset, rows_at_once=4 if "parts" in changes else None)
     run = notebook_3(preset)
     policy = models.PolicyWithValueHead(run.sft) if "shared" in changes else run.policy
     for part in (policy.lm, policy.critic) if "lora" in changes else ():

@@ -6,7 +6,7 @@ Sources: PPO (arXiv 1707.06347), GAE (1506.02438), fine-tuning from preferences 
 InstructGPT (2203.02155), "The N implementation details of RLHF with PPO" (2403.17031).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -188,38 +188,46 @@ def collect_experience(
 
 
 def ppo_update(
-    policy: LanguageModel, experience: Experience, step: Callable[[Tensor], float],
-    *, epochs: int, minibatch: int, max_kl: float,
+    policy: LanguageModel, experience: Experience, step: Callable[[Iterable[Tensor]], float],
+    *, epochs: int, minibatch: int, max_kl: float, rows_at_once: int | None = None,
     clip: float = 0.2, value_clip: float = 0.2, value_coef: float = 0.1, outputs: Callable = response_outputs,
     whole_minibatch: Callable[[dict[str, float]], dict[str, float]] = lambda stats: stats,
 ) -> dict[str, float]:  # fmt: skip
     """Several epochs of minibatch steps on one batch of experience; the mean of their statistics.
 
-    `step(loss)` does the backward pass and the optimiser step. No further epoch is begun once one moved the policy, on
-    average over its minibatches, further than `max_kl` nats per token from where it sampled. The first epoch takes the
-    rows in the groups in which they were scored, so that rounding is the same in both: `first_ratio` and
-    `first_ratio_max`, the mean and the largest ratio of the first minibatch, are 1 in bfloat16 as in fp32. The later
-    epochs shuffle. On several processes `outputs(policy, minibatch)` computes a share of the minibatch, and
-    `whole_minibatch(stats)` gives the statistics of all of it, so that they stop alike.
+    `step(losses)` does the backward pass of each loss and then one optimiser step. A minibatch has one for each
+    `rows_at_once` of its rows (None: one for all); they add up to its mean over the tokens (gradient accumulation).
+    No further epoch is begun once one moved the policy, on average, further than `max_kl` nats per token from where it
+    sampled. The first epoch takes the rows in the groups in which they were scored, so that rounding is the same in
+    both: `first_ratio` and `first_ratio_max`, the mean and the largest ratio of the first group, are 1 in bfloat16 as
+    in fp32. The later epochs shuffle. On several processes `outputs(policy, rollouts)` computes a share of the rows,
+    and `whole_minibatch(stats)` gives the statistics of all of them, so that they stop alike.
     """
-    e, mask, history = experience, experience.rollouts.response_mask, []
+    e, mask, history, norms = experience, experience.rollouts.response_mask, [], []
     recorded = (e.logprobs, e.values, whiten(e.advantages, mask), e.returns, mask)
+
+    def loss_of(rows: Tensor, tokens: Tensor) -> Tensor:
+        """What these rows add to the mean over the `tokens` of their minibatch."""
+        part = e.rollouts[rows]
+        logits, values, token_index = outputs(policy, part)
+        logprobs = token_logprobs(logits, part.response_ids[token_index])
+        old = (x[rows][token_index] for x in recorded)
+        loss, stats = ppo_loss(logprobs, values, *old, clip=clip, value_clip=value_clip, value_coef=value_coef)
+        history.append(whole_minibatch(stats))
+        return loss * (mask[rows].sum() / tokens)
+
     for epoch in range(epochs):
-        order = torch.randperm(len(mask)) if epoch else torch.arange(len(mask))
-        minibatches = order.to(mask.device).split(minibatch)
-        for rows in minibatches:
+        begin, order = len(history), torch.randperm(len(mask)) if epoch else torch.arange(len(mask))
+        for minibatch_rows in order.to(mask.device).split(minibatch):
             # autocast keeps the bfloat16 weights it made: after a step they are the old ones, and
             # those made while sampling have no gradient before torch 2.11
             torch.clear_autocast_cache()
-            part = e.rollouts[rows]
-            logits, values, token_index = outputs(policy, part)
-            logprobs = token_logprobs(logits, part.response_ids[token_index])
-            old = (x[rows][token_index] for x in recorded)
-            loss, stats = ppo_loss(logprobs, values, *old, clip=clip, value_clip=value_clip, value_coef=value_coef)
-            history.append(whole_minibatch(stats) | {"grad_norm": step(loss)})
-        if sum(s["approx_kl"] for s in history[-len(minibatches) :]) / len(minibatches) > max_kl:
+            parts, tokens = minibatch_rows.split(rows_at_once or minibatch), mask[minibatch_rows].sum()
+            norms.append(step(loss_of(rows, tokens) for rows in parts))
+        if sum(s["approx_kl"] for s in history[begin:]) / len(history[begin:]) > max_kl:
             break
     means = {name: sum(s[name] for s in history) / len(history) for name in history[0]}
+    means["grad_norm"] = sum(norms) / len(norms)
     first = {"first_ratio": history[0]["ratio"], "first_ratio_max": history[0]["ratio_max"]}
     return means | first | {"epochs": epoch + 1}
 

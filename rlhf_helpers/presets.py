@@ -40,6 +40,7 @@ class Preset:
     device: Annotated[str, Field(pattern=r"^(cpu|cuda|mps)(:\d+)?$")] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: matrix products in bfloat16, weights in fp32
     gradient_checkpointing: bool = False  # less memory for a third more time: see models.checkpoint_layers
+    rows_at_once: PositiveInt | None = None  # gradient accumulation in `beyond.loops`: less memory, the same step
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     artifacts: Path = Path("artifacts")
     max_tokens: Annotated[int, Field(ge=2)] = 64  # a longer sentence is cut (and then has no end-of-text)
@@ -113,8 +114,9 @@ class Preset:
 
     def ppo_update_settings(self) -> dict:
         """What `ppo_update` takes from this preset."""
-        names = {"max_kl": "max_update_kl"} | {x: x for x in "epochs minibatch clip value_clip value_coef".split()}
-        return {name: getattr(self, f"ppo_{field}") for name, field in names.items()}
+        names = {"max_kl": "ppo_max_update_kl", "rows_at_once": "rows_at_once"}
+        names |= {name: f"ppo_{name}" for name in ("epochs", "minibatch", "clip", "value_clip", "value_coef")}
+        return {name: getattr(self, field) for name, field in names.items()}
 
 
 def digest(folder: Path) -> str | None:

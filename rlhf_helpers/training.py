@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -105,14 +105,16 @@ class Run:
         self.row |= {k: v.item() if isinstance(v, torch.Tensor) else float(v) for k, v in metrics.items()}
         self.row.setdefault("seconds", time.perf_counter() - self.start)
 
-    def step(self, loss: torch.Tensor) -> float:
-        """One optimiser step on `loss`; the gradient's norm before clipping.
+    def step(self, losses: Iterable[torch.Tensor]) -> float:
+        """One optimiser step on the sum of `losses`; the gradient's norm before clipping.
 
+        They may be computed one after the other, as the parts of a batch that together would not fit.
         Each parameter group is clipped by itself, so that a large gradient of the policy does not shrink the critic's.
         Raises FloatingPointError, before anything is changed, if the norm is not finite.
         """
         self.optimizer.zero_grad()
-        loss.backward()
+        for loss in losses:
+            loss.backward()
         groups = [group["params"] for group in self.optimizer.param_groups]
         norms = [full_tensor(nn.utils.clip_grad_norm_(group, 1.0)).item() for group in groups]
         norm = math.hypot(*norms)

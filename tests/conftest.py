@@ -105,12 +105,13 @@ def collected(other_lm, tokenizer, prompts):
 
 @pytest.fixture
 def step_of():
-    """Makes of an optimiser what `ppo_update` calls with each loss."""
+    """Makes of an optimiser what `ppo_update` calls with the losses of each minibatch."""
 
     def step_of(optimizer):
-        def step(loss):
+        def step(losses):
             optimizer.zero_grad()
-            loss.backward()
+            for loss in losses:
+                loss.backward()
             optimizer.step()
             return 0.0
 

@@ -59,7 +59,7 @@ def main() -> None:
         ids, mask = (x.to(preset.device) for x in data.pad(list(rows), tokenizer.pad_token_id))
         with training.autocast(preset):
             loss = binary_cross_entropy_with_logits(judge(ids, mask), torch.tensor(labels).to(preset.device))
-        run.step(loss)
+        run.step([loss])
         run.scheduler.step()
         run.log(loss=loss, tokens=mask.sum())
     judge.save_pretrained(FOLDER, tokenizer)

@@ -1,5 +1,6 @@
 """The loops of notebooks 1 and 3 as functions: a notebook in beyond/ changes their data and loss."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,32 @@ def new_run(
 
 def fit(
     run: Run, preset: Preset, batches: Sequence, loss_of: Callable[[Any], tuple[Tensor, dict[str, float]]],
-    validate: Callable[[], dict[str, float]] = dict,
+    validate: Callable[[], dict[str, float]] = dict, size: Callable[[Any], float] = len,
 ) -> None:  # fmt: skip
     """Notebook 1's loop: one step of `run` for each batch.
 
     `loss_of(batch)` gives the loss, a scalar, and statistics to log beside it. What `validate()`
     gives is logged before each checkpoint; what it leaves in `run.state` is saved with it.
+
+    With `preset.rows_at_once` gradients are accumulated: `loss_of` is asked for so many rows at a time, each weighted
+    by its `size(rows)`: the number of rows, or that of their tokens where the loss is a mean over tokens.
     """
+
+    def share_of(rows: Any, whole: float) -> Tensor:
+        with autocast(preset):
+            loss, stats = loss_of(rows)
+        weight = size(rows) / whole
+        for name, x in ({"loss": loss.detach()} | stats).items():
+            means[name] += weight * x
+        return weight * loss
+
     for step in run:
         run.model.train()
-        with autocast(preset):
-            loss, stats = loss_of(batches[step])
-        run.step(loss)
+        batch, means = batches[step], defaultdict(float)
+        n = preset.rows_at_once or len(batch)
+        run.step(share_of(batch[i : i + n], size(batch)) for i in range(0, len(batch), n))
         run.scheduler.step()
-        run.log(loss=loss, **stats)
+        run.log(**means)
         if (step + 1) % run.every == 0:
             run.log(**validate())
     run.model.eval()
@@ -89,8 +102,8 @@ def align(
             batch = sample_rollouts(policy, prompts_of(update), tokenizer, preset.ppo_new_tokens)
             experience = collect_experience(
                 policy, reference, reward, batch,
-                beta=preset.ppo_beta, no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
-                gamma=preset.ppo_gamma, lam=preset.ppo_lam,
+                beta=preset.ppo_beta, no_eos_score=preset.ppo_no_eos_score,
+                rows_at_once=preset.rows_at_once or preset.ppo_minibatch, gamma=preset.ppo_gamma, lam=preset.ppo_lam,
             )  # fmt: skip
             experience = estimate(experience)
             if update < preset.ppo_critic_updates and getattr(policy, "critic", None) is not None:

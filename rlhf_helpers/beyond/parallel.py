@@ -6,6 +6,7 @@ process, and each computes its share of every minibatch. DDP or FSDP average the
 """
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
@@ -65,9 +66,9 @@ class ParallelRun(Run):
         means, maxima = (weights * shares).mean(0), shares.amax(0)
         return {name: (maxima if name.endswith("_max") else means)[i].item() for i, name in enumerate(stats)}
 
-    def step(self, loss: torch.Tensor) -> float:
-        """`loss` is a mean over this process's tokens; weighted, the mean of all is that over all tokens."""
-        return super().step(loss * self.weight)
+    def step(self, losses: Iterable[torch.Tensor]) -> float:
+        """Each loss is a mean over this process's tokens; weighted, the mean of all is that over all tokens."""
+        return super().step(loss * self.weight for loss in losses)
 
     def gather(self, e: Experience) -> Experience:
         """The experience of all processes, in the order of the prompts; from here on one order for all."""

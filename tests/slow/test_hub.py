@@ -41,7 +41,7 @@ def finished(tokenizer, tmp_path):
         scheduler, settings = linear_schedule(optimizer, 3), preset.settings(stage)
         run = Run(folder, model, optimizer, scheduler, steps=3, seed=0, settings=settings)
         for _ in run:
-            run.log(loss=run.step(sum((p**2).sum() for p in weights)))
+            run.log(loss=run.step([sum((p**2).sum() for p in weights)]))
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         evaluation.save_json(folder / "evaluation.json", FIGURES)

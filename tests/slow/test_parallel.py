@@ -146,7 +146,7 @@ def a_sharded_model_is_saved_whole(folder):
         for step in run:
             if step == n:
                 break
-            run.step(model(x).square().mean())
+            run.step([model(x).square().mean()])
             run.scheduler.step()
 
     steps(alone, folder / f"alone-{rank}", 4, True)

@@ -29,8 +29,8 @@ def test_the_core_imports_nothing_that_stands_below_it(module):
 @pytest.mark.parametrize(
     "what, modules, most",
     [
-        ("the core", CORE, 1_281),
-        ("beyond/", [m for m in MODULES if m.startswith("beyond.")], 448),
+        ("the core", CORE, 1_295),
+        ("beyond/", [m for m in MODULES if m.startswith("beyond.")], 462),
         ("tiny/", [m for m in MODULES if m.startswith("tiny.")], 245),
         ("judges, evaluation and health", ("judges", "evaluation", "health"), 244),
         ("the figures", ["plots"], 336),

@@ -2,9 +2,11 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from rlhf_helpers import data, ppo, training
 from rlhf_helpers.beyond import loops
@@ -21,16 +23,17 @@ def preset():
     return replace(load_preset("tiny"), **small)
 
 
-def run_of(folder, model, steps, lr=1e-3):
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+def run_of(folder, model, steps, kind=torch.optim.Adam, lr=1e-3):
+    optimizer = kind(model.parameters(), lr=lr)
     scheduler = training.linear_schedule(optimizer, steps)
     return training.Run(folder, model, optimizer, scheduler, steps=steps, seed=0, settings={})
 
 
 def step_by_hand(run):
-    def step(loss):
+    def step(losses):
         run.optimizer.zero_grad()
-        loss.backward()
+        for loss in losses:
+            loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0, error_if_nonfinite=True)
         run.optimizer.step()
         return norm.item()
@@ -53,7 +56,7 @@ def test_fit(lm, tokenizer, preset, tmp_path):
     theirs = run_of(tmp_path / "a", by_hand, 3)
     for step in theirs:
         loss, _ = loss_of(batches[step], by_hand)
-        step_by_hand(theirs)(loss)
+        step_by_hand(theirs)([loss])
         theirs.scheduler.step()
         theirs.log(loss=loss)
     ours = run_of(tmp_path / "b", lm, 3)
@@ -61,6 +64,28 @@ def test_fit(lm, tokenizer, preset, tmp_path):
     assert same(lm, by_hand) and not same(lm, start)
     assert ours.metrics["loss"].equals(theirs.metrics["loss"])
     assert list(ours.metrics["rows"]) == [2, 2, 4] and (ours.metrics["validation_loss"] == 1).all()
+
+
+def test_fit_accumulates_gradients(lm, tokenizer, preset, tmp_path):
+    """Of a loss that is a mean over tokens, if it is told how many tokens the rows have."""
+    models = {name: disable_dropout(copy.deepcopy(lm)) for name in ("whole", "parts", "by rows")}
+    predicted = lambda rows: sum(len(row) - 1 for row in rows)  # noqa: E731
+
+    def loss_of(batch, model):
+        ids, mask = data.pad(batch, tokenizer.pad_token_id)
+        return model(input_ids=ids, attention_mask=mask, labels=data.lm_labels(ids, mask)).loss, {"tokens": mask.sum()}
+
+    losses = {}
+    for name, model in models.items():
+        run = run_of(tmp_path / name, model, 1, torch.optim.SGD, lr=0.1)
+        settings = replace(preset, rows_at_once=None if name == "whole" else 1)
+        size = {} if name == "by rows" else {"size": predicted}
+        loops.fit(run, settings, [ROWS], partial(loss_of, model=model), **size)
+        losses[name] = run.metrics["loss"].item()
+    whole, parts, by_rows = (parameters_to_vector(m.parameters()) for m in models.values())
+    moved = (whole - parameters_to_vector(lm.parameters())).norm()
+    assert (parts - whole).norm() < 1e-4 * moved < 1e-2 * moved < (by_rows - whole).norm()
+    assert losses["parts"] == pytest.approx(losses["whole"]) != pytest.approx(losses["by rows"])
 
 
 def test_align(lm, tokenizer, preset, prompts, reward_model, tmp_path):

@@ -34,7 +34,8 @@ def test_a_new_policy_is_the_language_model_with_values_of_zero(lm, prompts, sid
     assert (values == 0).all()
 
 
-def test_a_saved_policy_comes_back_and_writes_in_a_pipeline_of_transformers(policy, tokenizer, tmp_path):
+def test_a_saved_policy_comes_back_and_writes_in_a_pipeline_of_transformers(policy, reward_model, tokenizer, tmp_path):
+    PolicyWithValueHead(policy.lm, critic=reward_model).save_pretrained(tmp_path)  # whose critic is not this one's
     policy.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = PolicyWithValueHead.from_pretrained(tmp_path)

@@ -161,12 +161,33 @@ def test_an_update_starts_at_ratio_one_and_uses_the_last_partial_minibatch(polic
     assert abs(stats["first_ratio_max"] - 1) < 1e-4 and stats["approx_kl"] > 0
 
 
+def test_accumulated_gradients_are_those_of_the_minibatch(policy, collected, step_of):
+    """Though the parts have different numbers of tokens, and the last minibatch is smaller."""
+    e, start = collected(policy), copy.deepcopy(policy)
+
+    def updated(rows_at_once):
+        learner, seen = copy.deepcopy(start), []
+        outputs = lambda model, part: seen.append(len(part)) or ppo.response_outputs(model, part)  # noqa: E731
+        torch.manual_seed(0)
+        step = step_of(torch.optim.SGD(learner.parameters(), lr=0.1))
+        settings = {"epochs": 2, "minibatch": 3, "max_kl": 1e9, "rows_at_once": rows_at_once, "outputs": outputs}
+        assert abs(ppo.ppo_update(learner, e, step, **settings)["first_ratio_max"] - 1) < 1e-4
+        return torch.nn.utils.parameters_to_vector(learner.parameters()).detach(), seen
+
+    whole, seen = updated(None)
+    moved = (whole - torch.nn.utils.parameters_to_vector(start.parameters())).norm()
+    assert seen == [3, 2] * 2 and len(set(e.rollouts.response_mask.sum(1).tolist())) > 1
+    for rows_at_once, sizes in ((2, [2, 1, 2]), (1, [1] * 5)):
+        parts, seen = updated(rows_at_once)
+        assert seen == sizes * 2 and (parts - whole).norm() < 1e-4 * moved
+
+
 def test_an_update_takes_the_mean_out_of_the_advantages(policy, collected):
     e = collected(policy)
     mask = e.rollouts.response_mask
     assert abs(ppo.masked_mean(e.advantages, mask)) > 0.01
     # at ratio 1 the policy's loss over all rows is minus the mean advantage
-    stats = ppo.ppo_update(policy, e, lambda loss: 0.0, epochs=1, minibatch=len(mask), max_kl=1e9)
+    stats = ppo.ppo_update(policy, e, lambda losses: sum(losses).item(), epochs=1, minibatch=len(mask), max_kl=1e9)
     assert abs(stats["policy_loss"]) < 1e-5
 
 
@@ -177,7 +198,7 @@ def test_the_epochs_stop_by_the_mean_kl_of_an_epoch(policy, collected, first_epo
     """Where the minibatches report these KLs one after the other, and the bound is 0.04."""
     kls = iter(first_epoch + [0.0] * 6)
     stats = ppo.ppo_update(
-        policy, collected(policy), lambda loss: 0.0, epochs=3, minibatch=2, max_kl=0.04,
+        policy, collected(policy), lambda losses: sum(losses).item(), epochs=3, minibatch=2, max_kl=0.04,
         whole_minibatch=lambda stats: stats | {"approx_kl": next(kls)},
     )  # fmt: skip
     assert stats["epochs"] == epochs

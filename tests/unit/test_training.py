@@ -23,7 +23,7 @@ def train(run, until=None):
         if step == until:
             raise KeyboardInterrupt
         loss = run.model(torch.randn(8, 4)).square().mean()  # random: the seed of a step must come back
-        run.step(loss)
+        run.step([loss])
         run.scheduler.step()
         run.log(loss=loss)
         run.state["seen"] = run.state.get("seen", 0) + 1
@@ -95,7 +95,7 @@ def test_each_parameter_group_is_clipped_by_itself(tmp_path):
     model = torch.nn.ParameterList([policy, critic])
     optimizer = torch.optim.SGD([{"params": [policy]}, {"params": [critic]}], lr=1.0)
     run = Run(tmp_path, model, optimizer, linear_schedule(optimizer, 1), steps=1, seed=0, settings={})
-    norm = run.step(100 * policy.sum() + 0.1 * critic.sum())
+    norm = run.step([100 * policy.sum() + 0.1 * critic.sum()])
     assert norm == pytest.approx((200**2 + 0.2**2) ** 0.5)
     assert policy.norm().item() == pytest.approx(1.0, abs=1e-4), "a large gradient is clipped to 1"
     assert torch.allclose(critic, torch.full((4,), -0.1)), "the policy's gradient shrank the critic's step"
@@ -107,7 +107,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_harms(tmp_path):
         for step in run:
             before = [p.clone() for p in run.model.parameters()]
             loss = run.model(torch.randn(8, 4)).square().mean()
-            run.step(loss if step < 6 else loss + (run.model.bias * 0).sqrt().sum())
+            run.step([loss if step < 6 else loss + (run.model.bias * 0).sqrt().sum()])
             run.scheduler.step()
     assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before))
     train(new_run(tmp_path))  # the last good checkpoint is whole
