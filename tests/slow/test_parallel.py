@@ -79,7 +79,14 @@ def train(run, steps):
         run.log(**ppo.ppo_update(run.sampler, experience_of(run), run.step, **settings))
 
 
+def backward(losses):
+    for loss in losses:
+        loss.backward()
+    return 0.0
+
+
 def averaged_gradient_is_that_of_one_process(folder, make=Accelerator):
+    """Though two processes see three rows at once, and the one all eight."""
     accelerator, alone = make(cpu=True), PolicyWithValueHead(small_lm())
     run = new_run(accelerator, folder)
     e = experience_of(run)
@@ -88,9 +95,9 @@ def averaged_gradient_is_that_of_one_process(folder, make=Accelerator):
     tokens = accelerator.gather(e.rollouts.response_ids)
     assert torch.equal(tokens[:8], tokens[8:]), "the processes hold different experience"
     settings = {"epochs": 1, "minibatch": 8, "max_kl": 1e9}
-    ppo.ppo_update(alone, e, lambda loss: loss.backward() or 0.0, **settings)
-    step = lambda loss: (loss * run.weight).backward() or 0.0  # noqa: E731
-    ppo.ppo_update(run.model, e, step, outputs=run.outputs, **settings)
+    ppo.ppo_update(alone, e, backward, **settings)
+    step = lambda losses: backward(loss * run.weight for loss in losses)  # noqa: E731
+    ppo.ppo_update(run.model, e, step, outputs=run.outputs, rows_at_once=3, **settings)
     assert float(run.weight) != 1.0, "the test needs processes with different numbers of tokens"
     for (name, p), q in zip(run.model.named_parameters(), alone.parameters()):
         assert torch.allclose(full_tensor(p.grad), q.grad, atol=1e-6), name
@@ -111,7 +118,7 @@ def the_early_stop_is_agreed_on(folder):
     def update(epochs, max_kl):
         whole = lambda stats: shares.append(stats["approx_kl"]) or run.whole_minibatch(stats)  # noqa: E731
         settings = {"epochs": epochs, "max_kl": max_kl, "outputs": run.outputs, "whole_minibatch": whole}
-        stats = ppo.ppo_update(run.model, e, lambda loss: 0.0, minibatch=8, **settings)
+        stats = ppo.ppo_update(run.model, e, lambda losses: 0.0 * len([*losses]), minibatch=8, **settings)
         both = accelerator.gather(torch.tensor([[*stats.values()]], dtype=torch.float64))
         assert torch.equal(both[0], both[1]), "the processes log different figures"
         return stats
