@@ -2,10 +2,12 @@
 
     python benchmarks/frontier.py                  # every row: about 40 minutes of one core
     python benchmarks/frontier.py DPO "DPO, one epoch"  # those of two methods
+    python benchmarks/frontier.py models                # PPO and DPO from several pairs of models
 
 On the preset `tiny`, from the models of notebooks 1 and 2, which are run once. Each run is a row of
-frontier-tiny.csv and not repeated. A method may sample 1,024 responses, at temperature 1; best-of-n trains
-nothing and samples n for each answer that it gives. Every policy answers the same 512 held-out prompts.
+frontier-tiny.csv, or with `models` of frontier-models-tiny.csv, and not repeated. A method may sample 1,024
+responses, at temperature 1; best-of-n trains nothing and samples n for each answer that it gives. Every policy
+answers the same 512 held-out prompts.
 """
 
 import copy
@@ -19,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch.nn.functional import logsigmoid
-from trained import notebook_3
+from trained import after_notebooks_1_and_2, notebook_3
 from workload import collect
 
 from rlhf_helpers import evaluation, judges, models
@@ -30,6 +32,7 @@ from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.training import linear_schedule
 
 RESULTS = Path(__file__).with_name("frontier-tiny.csv")
+MODELS = Path(__file__).with_name("frontier-models-tiny.csv")
 RESPONSES, SEEDS = 1024, range(3)
 STEPS = 96  # of DPO, 3 epochs of its 512 pairs, and of whatever else learns from pairs or chosen responses
 
@@ -227,8 +230,8 @@ METHODS |= {
 
 
 @cache
-def start():
-    return notebook_3(load_preset("tiny"))
+def start(preset):
+    return notebook_3(preset)
 
 
 def jobs(names):
@@ -240,10 +243,20 @@ def jobs(names):
             train, strengths = METHODS[name]
             for strength in strengths:
                 what = {"method": name, "strength": strength, "seed": seed}
-                yield what, lambda train=train, x=strength, seed=seed: train(start(), x, seed)
+                yield what, lambda train=train, x=strength, seed=seed: train(start(preset), x, seed)
+
+
+def jobs_of_models(n=5):
+    """PPO and DPO on either side of one nat. A seed trains the SFT and the reward model, too, and splits the data."""
+    for preset in after_notebooks_1_and_2("tiny", n):
+        for name, strength in (("SFT", 1), ("PPO", 0.3), ("PPO", 0.1), ("DPO", 1.0), ("DPO", 0.3), ("best of n", 4)):
+            what = {"method": name, "strength": strength, "seed": preset.seed}
+            train = METHODS[name][0]
+            yield what, lambda train=train, x=strength, preset=preset: train(start(preset), x, preset.seed)
 
 
 if __name__ == "__main__":
     prepare()
-    runs = collect(RESULTS, jobs(sys.argv[1:] or METHODS))
+    asked = sys.argv[1:]
+    runs = collect(MODELS, jobs_of_models()) if asked == ["models"] else collect(RESULTS, jobs(asked or METHODS))
     print(runs.groupby(["method", "strength"], sort=False).mean().round(2).to_string())

@@ -169,29 +169,21 @@ def frontier(curves: dict[str, pd.DataFrame], ylabel: str) -> Figure:
     return figure
 
 
-def against_kl(
-    curves: dict[str, pd.DataFrame], panels: dict[str, str], single: pd.DataFrame, farthest: float, apart: Sequence[str]
-) -> Figure:
-    """What KL bought with each method, up to eight; the lower row leaves out those that stand `apart` from the others.
+def against_kl(curves: dict[str, pd.DataFrame], panels: dict[str, str]) -> Figure:
+    """What KL bought with each method, up to eight.
 
     Each frame has a row a run: `strength`, in the order in which points are joined, `kl` and the columns of `panels`,
-    column -> label of its axis. A point is the mean of a strength's runs, its bars are one standard error. `single`
-    has single runs of the methods (`method`), drawn hollow. What lies farther than `farthest` nats is not shown.
+    column -> label of its axis. A point is the mean of a strength's runs, its bars are one standard error.
     """
-    figure, axes = new_figure(2, len(panels), width=8, height=7)
+    figure, axes = new_figure(1, len(panels), width=8, height=4.4)
     looks = [*zip((BLUE, BLACK, GREEN, RED, ORANGE, PINK, GREY, SKY), "osv^DPX*", "- -- -. - -- - : :".split())]
-    for (row, i), axis in np.ndenumerate(axes):
-        column, label = [*panels.items()][i]
+    for axis, (column, label) in zip(axes, panels.items()):
         for (name, runs), (colour, marker, style) in zip(curves.items(), cycle(looks)):
-            if row == 0 or name not in apart:
-                at = runs.groupby("strength", sort=False)[["kl", column]]
-                look = {"color": colour, "marker": marker, "ls": style, "ms": 5, "lw": 1.4, "elinewidth": 0.8}
-                axis.errorbar(*at.mean().T.values, *at.sem().T.values[::-1], **look, label=name)
-                alone = single[single["method"] == name]
-                axis.plot(alone["kl"], alone[column], ls="", marker=marker, mfc="white", mec=colour, ms=7)
-        axis.set(xlabel="KL to the SFT policy, nats per response", ylabel=label, xlim=(-0.1, farthest))
-    axes.flat[0].plot([], [], "o", mfc="white", mec=BLACK, ms=7, label="hollow: a single run")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+            at = runs.groupby("strength", sort=False)[["kl", column]]
+            look = {"color": colour, "marker": marker, "ls": style, "ms": 5, "lw": 1.4, "elinewidth": 0.8}
+            axis.errorbar(*at.mean().T.values, *at.sem().T.values[::-1], **look, label=name)
+        axis.set(xlabel="KL to the SFT policy, nats per response", ylabel=label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 

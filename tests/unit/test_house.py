@@ -33,7 +33,7 @@ def test_the_core_imports_nothing_that_stands_below_it(module):
         ("beyond/", [m for m in MODULES if m.startswith("beyond.")], 462),
         ("tiny/", [m for m in MODULES if m.startswith("tiny.")], 245),
         ("judges, evaluation and health", ("judges", "evaluation", "health"), 244),
-        ("the figures", ["plots"], 336),
+        ("the figures", ["plots"], 328),
         ("set-up, Hub and commands", ("environment", "hub", "smollm2", "__main__"), 310),
     ],
 )
