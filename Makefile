@@ -126,10 +126,8 @@ notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs
 	$(PYTHON) -m venv .bench/trl-ppo && .bench/trl-ppo/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.10.0'
 	@touch $@
 
-bench: .venv/beyond .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: two hours on two cores
+bench: .venv/beyond .bench/installed  ## time and memory at GPT-2's size against TRL, a plain loop and each optimisation left out: hours on two cores
 	$(BIN)/python benchmarks/speed.py .bench/trl/bin/python .bench/trl-ppo/bin/python
-	$(BIN)/python benchmarks/gains.py
-	$(BIN)/python benchmarks/scaling.py
 
 # what a machine of Colab's has, for tests/slow/test_colab.py: the newest of everything, but no vaderSentiment and no
 # rouge-score (5 GB). Where it is not there, the test takes the pinned packages and calls them newer.

@@ -114,7 +114,6 @@ def test_in_place_waits_for_all(tmp_path, monkeypatch):
 def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import ablations
-    import gains
     import grpo
     import noise
     import speed
@@ -124,7 +123,7 @@ def test_the_tables_of_the_pages_are_those_of_their_runs(monkeypatch):
     assert ablations.table(pd.read_csv(ablations.RESULTS)) in results
     assert noise.table(pd.read_csv(noise.RESULTS)) in results
     assert any(grpo.table(pd.read_csv(grpo.RESULTS)) in text for text in beyond_5)
-    assert gains.table(pd.read_csv(gains.RESULTS)) in pages
-    runs = pd.read_csv(speed.RESULTS)
+    assert speed.gains(pd.read_csv(speed.GAINS)) in pages
+    runs = pd.read_csv(speed.SPEED)
     assert (runs.groupby(["machine", "stage", "contender"]).size() >= 5).all(), "too few runs for a median"
     assert speed.tables(runs) in pages
