@@ -8,8 +8,6 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-import yaml
-from packaging.requirements import Requirement
 
 from rlhf_helpers.__main__ import execute, main
 from rlhf_helpers.presets import NOTEBOOKS
@@ -43,21 +41,6 @@ def test_committed_notebook(path):
     headings = re.findall(r"^(#+) ", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
     assert headings.count("#") == 1 and headings[0] == "#"
     assert all(len(b) <= len(a) + 1 for a, b in pairwise(headings))
-
-
-def test_dependencies_agree():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if not line.startswith("#")
-    )
-    extras = project["optional-dependencies"]
-    for line in project["dependencies"] + extras["lab"] + extras["beyond"] + extras["test"]:
-        requirement = Requirement(line)
-        assert requirement.specifier.contains(pins[requirement.name.lower()]), line
-    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert packages == ["python=3.11", "pip", {"pip": ["-c constraints.txt", "-e .[lab,beyond,test]"]}]
 
 
 def notebook_of(tmp_path, *sources):
