@@ -102,7 +102,7 @@ run-beyond-1-4-and-6: run-1-and-2 run-beyond-2-and-3
 run-beyond-5: run-1-and-2
 	$(NBVAL) "$(TESTED)/notebooks/beyond/5-GRPO.ipynb"
 
-test-slow: .venv/test .venv/lab .venv/beyond .venv/play .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, After training, Colab; a browser where Chromium is
+test-slow: .venv/test .venv/beyond .venv/play .venv/browser book  ## the rest, nightly: kills, processes, playground, After training, Colab; a browser where Chromium is
 	$(AFRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 tests/slow
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
