@@ -107,8 +107,9 @@ ROWS = {
 def figures(row: str, preset) -> dict:
     """Of one policy, trained under one change; what judges it is unchanged."""
     run = notebook_3(preset)
+    run.head_rate = 1
     ROWS[row](run)
-    _, found = align_and_judge(run, preset, preset.folder("ablations") / row)
+    _, found = align_and_judge(run, preset, preset.folder("ablations") / row, run.head_rate)
     return {name: round(found[name], 4) for name in SHOWN if name in found}
 
 

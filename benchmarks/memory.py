@@ -33,7 +33,8 @@ WAYS = {
 def two_updates(changes: tuple[str, ...]) -> None:
     """Makes them, and prints what they took."""
     prepare()
-    preset = replace(load_preset(), ppo_critic_updates=0, gradient_checkpointing="checkpointed" in changes)
+    preset = replace(load_preset(), ppo_updates=2, ppo_critic_updates=0)
+    preset = replace(preset, gradient_checkpointing="checkpointed" in changes)
     run = notebook_3(preset)
     policy = models.PolicyWithValueHead(run.sft) if "shared" in changes else run.policy
     for part in (policy.lm, policy.critic) if "lora" in changes else ():

@@ -40,7 +40,7 @@ def notebook_3(preset, reward_model=None) -> SimpleNamespace:
 
     `prompts(split, n, seed)` gives token ids; `sample(lm, n)` one response to each of n prompts, 128 at a time;
     `samples` are those of the SFT policy, on which the reward has mean 0 and standard deviation 1; `measure` is the
-    reward under a second name, for who trains on another one; `head_rate` times its critic's rate is the value head's.
+    reward under a second name, for who trains on another one.
     """
     sft, reviews = str(preset.require("sft")), data.load_sentences(preset.dataset, seed=preset.seed)
     tokenizer, reference = data.load_tokenizer(sft), models.freeze(models.load_lm(sft)).to(preset.device)
@@ -62,12 +62,12 @@ def notebook_3(preset, reward_model=None) -> SimpleNamespace:
     with torch.no_grad(), autocast(preset):
         raw = torch.cat([reward_model(batch.input_ids, batch.attention_mask) for batch in samples])
     mean, std = raw.mean().item(), raw.std().item()
-    policy, head_rate = models.PolicyWithValueHead(sft, critic=reward_model).to(preset.device), 1
+    policy = models.PolicyWithValueHead(sft, critic=reward_model).to(preset.device)
     start_as_reward_model(policy, reward_model, mean, std)
     return SimpleNamespace(**locals())
 
 
-def align_and_judge(run, preset, folder: Path, **settings) -> tuple[pd.DataFrame, dict[str, float]]:
+def align_and_judge(run, preset, folder: Path, head_rate=1, **settings) -> tuple[pd.DataFrame, dict[str, float]]:
     """Trains `run.policy` by notebook 3's loop, and judges what it says on the validation split's prompts.
 
     `run` is `notebook_3(preset)`, in which something may have been changed, its `preset` too; what judges is as
@@ -76,7 +76,7 @@ def align_and_judge(run, preset, folder: Path, **settings) -> tuple[pd.DataFrame
     """
     lr, prompts = run.preset.ppo_lr, run.prompts("validation", preset.eval_prompts, preset.seed)
     training = loops.new_run(folder, run.policy, run.preset, "policy", steps=preset.ppo_updates, lr=lr, **settings)
-    training.scheduler.base_lrs[-1] *= run.head_rate
+    training.scheduler.base_lrs[-1] *= head_rate
 
     def prompts_of(update):
         return run.prompts("test", preset.ppo_batch, preset.seed * 99991 + update)
