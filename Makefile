@@ -67,9 +67,6 @@ lint: .venv/test .venv/beyond  ## code and notebooks by ruff, type hints, spelli
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 	$(BIN)/codespell
 
-address: .venv/installed  ## carry the repository's address from pyproject.toml to badges and set-up cells
-	$(BIN)/python tools/address.py
-
 links: .venv/installed  ## ask every outside link whether it is still there (needs the network)
 	$(BIN)/python tools/links.py
 
@@ -105,12 +102,12 @@ run-beyond-1-4-and-6: run-1-and-2 run-beyond-2-and-3
 run-beyond-5: run-1-and-2
 	$(NBVAL) "$(TESTED)/notebooks/beyond/5-GRPO.ipynb"
 
-test-slow: .venv/test .venv/lab .venv/beyond .venv/play .venv/browser book  ## the rest, nightly: kills, the Hub, processes, playground, After training, Colab; a browser where Chromium is
+test-slow: .venv/test .venv/beyond .venv/play .venv/browser book  ## the rest, nightly: kills, processes, playground, After training, Colab; a browser where Chromium is
 	$(AFRESH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 tests/slow
 
 audit:  ## known vulnerabilities among the pinned packages, where pip-audit's service can be reached
-	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; } || true
-	$(PYTHON) tools/audit.py .audit/bin/pip-audit
+	@test -x .audit/bin/pip-audit || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'; }
+	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 # HH: a folder with HH-RLHF's test splits; PROMPTS: a CSV file with a column `prompt`; TLDR: a file of judged summaries
 notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs: 1 to 3 and beyond/1 and 5 on smollm2 (hours), beyond/2 too with HH=folder, 3 with TLDR=file, the rest on tiny
@@ -126,10 +123,8 @@ notebooks: .venv/beyond  ## run all afresh and, if they pass, keep their outputs
 	$(PYTHON) -m venv .bench/trl-ppo && .bench/trl-ppo/bin/python -m pip install --quiet -c constraints.txt torch 'trl==1.10.0'
 	@touch $@
 
-bench: .venv/beyond .bench/installed  ## time and memory at GPT-2's size against TRL and a plain loop: two hours on two cores
+bench: .venv/beyond .bench/installed  ## time and memory at GPT-2's size against TRL, a plain loop and each optimisation left out: hours on two cores
 	$(BIN)/python benchmarks/speed.py .bench/trl/bin/python .bench/trl-ppo/bin/python
-	$(BIN)/python benchmarks/gains.py
-	$(BIN)/python benchmarks/scaling.py
 
 # what a machine of Colab's has, for tests/slow/test_colab.py: the newest of everything, but no vaderSentiment and no
 # rouge-score (5 GB). Where it is not there, the test takes the pinned packages and calls them newer.
@@ -150,4 +145,4 @@ book: .book/installed  ## series and beyond/ as a static site in artifacts/book
 clean:  ## remove .venv, .bench, .book, .colab, .audit, .vllm and all artifacts
 	rm -rf .venv .bench .book .colab .audit .vllm artifacts
 
-.PHONY: help tutorial sft rm rlhf beyond lab play lint address links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-4-and-6 run-beyond-5 test-slow audit notebooks bench book clean
+.PHONY: help tutorial sft rm rlhf beyond lab play lint links smollm2 judge test run-1-and-2 run-3 run-units run-beyond-2-and-3 run-beyond-1-4-and-6 run-beyond-5 test-slow audit notebooks bench book clean

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import pandas as pd
 import torch
 from trained import after_notebooks_1_and_2, align_and_judge, notebook_3, start_as_reward_model
-from workload import change, collect, markdown
+from workload import collect, compared
 
 from rlhf_helpers import data, models, ppo
 from rlhf_helpers.beyond import loops
@@ -114,15 +114,7 @@ def figures(row: str, preset) -> dict:
 
 
 def table(runs: pd.DataFrame) -> str:
-    """Mean over the seeds, and difference to the correct run of the same seeds with its 95 % interval."""
-    shown, rows = [name for name in SHOWN if name in runs], []
-    correct = runs[runs["ablation"] == CORRECT].set_index("seed")
-    for row, found in runs.groupby("ablation", sort=False):
-        rows.append([row])
-        for name in shown:
-            difference = "" if row == CORRECT else change(found.set_index("seed")[name], correct[name])
-            rows[-1].append(f"{found[name].mean():.2f}{difference}")
-    return markdown(["PPO", *(SHOWN[name] for name in shown)], *rows)
+    return compared(runs.rename(columns={"ablation": "PPO"}), ROWS, SHOWN, CORRECT)
 
 
 def jobs(rows):

@@ -1,10 +1,10 @@
-"""How well does a critic forecast the return, by where it starts and how fast it learns? After notebooks 1 and 2.
+"""How well does a critic forecast the return, by where it starts? After notebooks 1 and 2.
 
-    RLHF_PRESET=tiny python benchmarks/critic.py     # a minute and a half on one core
+    RLHF_PRESET=tiny python benchmarks/critic.py     # a minute on one core
 
 The SFT policy stands still, so this is the easiest case that a critic can have. It learns from 1,024 responses, once,
-at the policy's rate or its own, and forecasts 256 others: the variance of their returns that it explains, at the start
-and after each quarter. `ablations.py` has the same critics beside a policy that learns.
+at its own rate, and forecasts 256 others: the variance of their returns that it explains, at the start and after each
+quarter. `ablations.py` has the same critics beside a policy that learns.
 """
 
 import torch
@@ -43,17 +43,16 @@ def explained(policy) -> float:
 
 
 for name, trunk in TRUNKS.items():
-    for rate in (preset.ppo_lr, preset.ppo_value_lr):
-        policy = models.PolicyWithValueHead(run.sft, critic=trunk).to(preset.device)
-        policy.lm.requires_grad_(False)
-        if name == "starts as the reward model":
-            start_as_reward_model(policy, run.reward_model, run.mean, run.std)
-        optimizer = torch.optim.Adam(policy.parameter_groups(0, rate)[1:], eps=1e-5)
-        found = [explained(policy)]
-        for i, batch in enumerate(batches[8:], 1):
-            values, returns = forecasts(policy, batch)
-            optimizer.zero_grad()
-            (values - returns).square().mean().backward()
-            optimizer.step()
-            found += [explained(policy)] if i % 8 == 0 else []
-        print(f"{name:>27} at {rate:.0e}:", *(f"{x:6.2f}" for x in found), flush=True)
+    policy = models.PolicyWithValueHead(run.sft, critic=trunk).to(preset.device)
+    policy.lm.requires_grad_(False)
+    if name == "starts as the reward model":
+        start_as_reward_model(policy, run.reward_model, run.mean, run.std)
+    optimizer = torch.optim.Adam(policy.parameter_groups(0, preset.ppo_value_lr)[1:], eps=1e-5)
+    found = [explained(policy)]
+    for i, batch in enumerate(batches[8:], 1):
+        values, returns = forecasts(policy, batch)
+        optimizer.zero_grad()
+        (values - returns).square().mean().backward()
+        optimizer.step()
+        found += [explained(policy)] if i % 8 == 0 else []
+    print(f"{name:>27}:", *(f"{x:6.2f}" for x in found), flush=True)

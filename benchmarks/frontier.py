@@ -11,11 +11,10 @@ answers the same 512 held-out prompts.
 """
 
 import copy
-import subprocess
 import sys
 from dataclasses import replace
-from functools import cache, partial
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +26,6 @@ from workload import collect
 from rlhf_helpers import evaluation, judges, models
 from rlhf_helpers.beyond import loops, preferences
 from rlhf_helpers.environment import prepare
-from rlhf_helpers.presets import load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 from rlhf_helpers.training import linear_schedule
 
@@ -65,17 +63,18 @@ def measure(run, lm) -> dict:
 def with_rewards(run, beta, seed, k=1, estimate=lambda experience: experience, critic=False):
     """PPO's loop: `k` responses to a prompt, 64 an update."""
     preset = replace(run.preset, seed=seed, ppo_beta=beta, ppo_critic_updates=0, ppo_minibatch=64)
-    policy = copy.deepcopy(run.policy) if critic else models.PolicyWithValueHead(run.sft).to(preset.device)
-    updates, n = RESPONSES // 64, 64 // k
+    policy, updates, n = copy.deepcopy(run.policy), RESPONSES // 64, 64 // k
+    if not critic:
+        policy = models.PolicyWithValueHead(run.sft).to(preset.device)
+        preset = replace(preset, ppo_value_coef=0.0)
 
     def prompts(update):
         return [prompt for prompt in run.prompts("test", n, 1000 * seed + update) for _ in range(k)]
 
     with TemporaryDirectory() as folder:
         training = loops.new_run(Path(folder), policy, preset, "policy", steps=updates, lr=preset.ppo_lr)
-        settings = {} if critic else {"value_coef": 0.0}
         rest = (run.reference, run.reward, prompts, run.tokenizer)
-        loops.align(training, preset, policy, *rest, estimate=estimate, **settings)
+        loops.align(training, preset, policy, *rest, estimate=estimate)
     return measure(run, policy.eval())
 
 
@@ -174,12 +173,8 @@ def with_chosen(run, n, seed, choose, lr=4e-4):
     asked = [p for p in run.prompts("test", prompts, 1000 * seed) for _ in range(n)]
     batch = sample_rollouts(lm, asked, run.tokenizer, run.preset.ppo_new_tokens)
     picked = choose(scores(run, batch).view(-1, n)) + n * torch.arange(prompts)
-    fitted(
-        lm,
-        shuffled(prompts, 16, STEPS * 16 // prompts),
-        lambda rows: preferences.response_loss(lm, batch[picked[rows]]),
-        *state,
-    )
+    batches = shuffled(prompts, 16, STEPS * 16 // prompts)
+    fitted(lm, batches, lambda rows: preferences.response_loss(lm, batch[picked[rows]]), *state)
     return measure(run, lm.eval())
 
 
@@ -229,30 +224,22 @@ METHODS |= {
 }
 
 
-@cache
-def start(preset):
-    return notebook_3(preset)
-
-
 def jobs(names):
-    preset = load_preset("tiny")
-    if not (preset.folder("reward_model") / "artifact.json").exists():
-        subprocess.run([sys.executable, "-m", "rlhf_helpers", "sft", "rm"], check=True)
-    for seed in SEEDS:
-        for name in names:
+    for preset in after_notebooks_1_and_2("tiny", seeds=1):
+        run = notebook_3(preset)
+        for seed, name in product(SEEDS, names):
             train, strengths = METHODS[name]
             for strength in strengths:
-                what = {"method": name, "strength": strength, "seed": seed}
-                yield what, lambda train=train, x=strength, seed=seed: train(start(preset), x, seed)
+                yield {"method": name, "strength": strength, "seed": seed}, partial(train, run, strength, seed)
 
 
 def jobs_of_models(n=5):
     """PPO and DPO on either side of one nat. A seed trains the SFT and the reward model, too, and splits the data."""
     for preset in after_notebooks_1_and_2("tiny", n):
+        run = notebook_3(preset)
         for name, strength in (("SFT", 1), ("PPO", 0.3), ("PPO", 0.1), ("DPO", 1.0), ("DPO", 0.3), ("best of n", 4)):
             what = {"method": name, "strength": strength, "seed": preset.seed}
-            train = METHODS[name][0]
-            yield what, lambda train=train, x=strength, preset=preset: train(start(preset), x, preset.seed)
+            yield what, partial(METHODS[name][0], run, strength, preset.seed)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ none of them learned unless its name says so, tells which responses are still se
 """
 
 import contextlib
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from functools import cache, partial
@@ -21,11 +19,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import torch
-from workload import change, collect, markdown
+from trained import after_notebooks_1_and_2
+from workload import collect, compared
 
 from rlhf_helpers.environment import prepare
 from rlhf_helpers.evaluation import response_logprob
-from rlhf_helpers.presets import load_preset
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "grpo-tiny.csv"
@@ -51,12 +49,8 @@ SHOWN = {
 
 @cache
 def notebook(seed: int) -> dict:
-    """The names that the tagged cells define, after the form has been learned with that seed."""
-    os.environ |= {"RLHF_PRESET": "tiny", "RLHF_SEED": str(seed), "RLHF_ARTIFACTS": f"artifacts/ablations/{seed}"}
-    if not (load_preset().folder("sft") / "artifact.json").exists():
-        subprocess.run([sys.executable, "-m", "rlhf_helpers", "sft"], check=True)
-    cells = nbformat.read(HERE.parent / "beyond" / "5-GRPO.ipynb", as_version=4).cells
-    names: dict = {}
+    """The names that the tagged cells define, once the form has been learned with the seed of RLHF_SEED."""
+    cells, names = nbformat.read(HERE.parent / "beyond" / "5-GRPO.ipynb", as_version=4).cells, {}
     with contextlib.redirect_stdout(StringIO()):
         for cell in cells:
             if "benchmark" in cell.metadata.get("tags", []):
@@ -106,23 +100,13 @@ def figures(row: str, seed: int) -> dict:
 
 
 def table(runs: pd.DataFrame) -> str:
-    """Mean over the seeds, and difference to GRPO of the same seeds with its 95 % interval."""
-    rows, grpo = [], runs[runs["change"] == GRPO].set_index("seed")
-    for row in ROWS:
-        found = runs[runs["change"] == row]
-        rows.append([row])
-        for name in SHOWN:
-            digits = {"sampled": 0, "kl": 1, "length": 1}.get(name, 2)
-            compared = digits == 2 and row not in (BEFORE, GRPO)
-            difference = change(found.set_index("seed")[name], grpo[name]) if compared else ""
-            rows[-1].append(f"{found[name].mean():,.{digits}f}{difference}")
-    return markdown(["change", *SHOWN.values()], *rows)
+    return compared(runs, ROWS, SHOWN, GRPO, digits={"sampled": 0, "kl": 1, "length": 1}, alone=[BEFORE])
 
 
 def jobs(rows):
-    for seed in [int(os.environ["RLHF_SEED"])] if "RLHF_SEED" in os.environ else range(3):
+    for preset in after_notebooks_1_and_2("tiny", seeds=3):
         for row in rows:
-            yield {"change": row, "seed": seed}, partial(figures, row, seed)
+            yield {"change": row, "seed": preset.seed}, partial(figures, row, preset.seed)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,17 @@ python benchmarks/ours.py sft|rm|rollouts|ppo              # this series
 python benchmarks/ours.py sft|rm|rollouts|ppo bfloat16     # without that optimisation, or several of OFF
 """
 
-import math
 import random
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
 import workload
-from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf_helpers import data, models, training
@@ -72,21 +72,17 @@ def rollouts() -> float:
     return workload.seconds_of(sample)
 
 
-def updates(n: int, prompts: int = workload.PROMPTS, new_tokens: int = workload.NEW_TOKENS, end: float = 0.0):
-    """What `n` updates of PPO log, after one to warm up; `end` is the chance of end-of-text at each token."""
-    preset = replace(PRESET, ppo_new_tokens=new_tokens, ppo_minibatch=workload.MINIBATCH)
+def update() -> float:
+    """Seconds of an update of PPO, after one to warm up."""
+    preset = replace(PRESET, ppo_new_tokens=workload.NEW_TOKENS, ppo_minibatch=workload.MINIBATCH)
     reference, reward_model = map(models.freeze, (language_model(), models.RewardModel(language_model())))
     policy = models.PolicyWithValueHead(language_model(), critic=reward_model if OWN_CRITIC else None)
-    if end:  # which random weights hardly ever bring about
-        more = math.log(end / (1 - end) * policy.lm.config.vocab_size)
-        raised = more * one_hot(torch.tensor(workload.END), policy.lm.config.vocab_size)
-        policy.lm.lm_head.register_forward_hook(lambda module, inputs, logits: logits + raised)
-    some, tokenizer = workload.prompts(prompts), workload.tokenizer()
+    prompts, tokenizer = workload.prompts(), workload.tokenizer()
 
     def loop(run):
-        loops.align(run, preset, policy, reference, reward_model, lambda update: some, tokenizer)
+        loops.align(run, preset, policy, reference, reward_model, lambda update: prompts, tokenizer)
 
-    return logged(loop, policy, "policy", 1 + n)[1:]
+    return logged(loop, policy, "policy", 2)["seconds"][1]
 
 
 def random_batches(lengths: list[int], batch: int, seed: int) -> list[list[int]]:
@@ -118,17 +114,11 @@ OFF = {  # the stages that an optimisation speaks of, and what is put in its pla
 }
 
 
-def set_up() -> None:
-    keep_freed_memory()
-    torch.set_default_device(PRESET.device)
-
-
 if __name__ == "__main__":
     _, stage, *switched_off = sys.argv
     for name in switched_off:
         setattr(*OFF[name][1:])
-    set_up()
-    if stage in ("sft", "rm"):
-        workload.report(one_pass(stage))
-    else:
-        workload.report(rollouts() if stage == "rollouts" else updates(1)["seconds"].item())
+    keep_freed_memory()
+    torch.set_default_device(PRESET.device)
+    measure = {"rollouts": rollouts, "ppo": update}.get(stage) or partial(one_pass, stage)
+    workload.report(measure())

@@ -29,7 +29,7 @@ def audit(run, preset) -> dict:
     """Notebook 3's: eight responses to each of 32 held-out prompts, log ratio on score, both less the prompt's mean."""
     prompts = [prompt for prompt in run.prompts("validation", 32, preset.seed + 3) for _ in range(8)]
     torch.manual_seed(preset.seed)
-    found = []
+    parts = []
     for i in range(0, len(prompts), 64):
         with torch.no_grad(), autocast(preset):
             batch = sample_rollouts(run.policy, prompts[i : i + 64], run.tokenizer, preset.ppo_new_tokens)
@@ -37,21 +37,17 @@ def audit(run, preset) -> dict:
                 run.policy, run.reference, run.reward, batch, beta=0.0, gamma=preset.ppo_gamma, lam=preset.ppo_lam,
                 no_eos_score=preset.ppo_no_eos_score, rows_at_once=preset.ppo_minibatch,
             )  # fmt: skip
-        found.append(torch.stack([taken.scores, (taken.logprobs - taken.ref_logprobs).sum(1), batch.ended.float()]))
-    x, y, kept = torch.cat(found, 1).view(3, 32, 8)
+        parts.append(torch.stack([taken.scores, (taken.logprobs - taken.ref_logprobs).sum(1), batch.ended.float()]))
+    x, y, kept = torch.cat(parts, 1).view(3, 32, 8)
     counted = kept.sum(1, keepdim=True).clamp(min=1)
     dx, dy = ((z - (z * kept).sum(1, keepdim=True) / counted) * kept for z in (x, y))
     slope = (dx * dy).sum() / dx.square().sum()
     drawn = torch.randint(32, (1000, 32), generator=torch.Generator().manual_seed(0))  # bootstrap over prompts
     slopes = (dx * dy).sum(1)[drawn].sum(1) / dx.square().sum(1)[drawn].sum(1)
-    low, high = slopes.quantile(torch.tensor([0.025, 0.975])) * preset.ppo_beta
+    low, high = slopes.quantile(torch.tensor([0.025, 0.975]))
+    found = {"slope": slope, "slope_low": low, "slope_high": high}
     r2 = slope * (dx * dy).sum() / dy.square().sum()
-    return {
-        "slope": (slope * preset.ppo_beta).item(),
-        "slope_low": low.item(),
-        "slope_high": high.item(),
-        "r2": r2.item(),
-    }
+    return {name: (x * preset.ppo_beta).item() for name, x in found.items()} | {"r2": r2.item()}
 
 
 def figures(preset, lr) -> dict:

@@ -1,10 +1,11 @@
-"""Time and memory at GPT-2's size, on the work in `workload.py`: the first table and picture of docs/speed.md.
+"""Time and memory at GPT-2's size, on the work in `workload.py`: the tables and the picture of docs/speed.md.
 
-    make bench                     # two hours on two cores; gives the interpreters that have TRL
+    make bench                     # hours on two cores; gives the interpreters that have TRL
     python benchmarks/speed.py     # measures nothing, shows the runs there are
 
-Each run is a row of speed.csv. What is there is not measured again, and another machine's rows stay: delete
-the file to start anew.
+Each run is a row of speed.csv, which compares this series with others, or of gains.csv, where one of its optimisations
+is switched off at a time. What is there is not measured again, and another machine's rows stay: delete a file to start
+it anew, since rows of different code must not be compared.
 """
 
 import sys
@@ -19,7 +20,7 @@ from matplotlib import pyplot
 from workload import collect, markdown, measured
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "speed.csv"
+SPEED, GAINS = HERE / "speed.csv", HERE / "gains.csv"
 STAGES = {
     "sft": "SFT, 512 phrases",
     "rm": "reward model, 512 phrases",
@@ -27,9 +28,10 @@ STAGES = {
     "ppo": "PPO update, 32 prompts",
 }
 CONTENDERS = {"ours": "this series", "plain": "plain loop", "trl_peer": "TRL"}
+OPTIMISED = {"sft": "SFT", "rm": "reward model", "ppo": "PPO update"}
 
 
-def jobs(trl: str, trl_with_ppo: str):
+def compared(trl: str, trl_with_ppo: str):
     """Five interleaved runs of everything."""
     for run, stage, contender in product(range(5), STAGES, CONTENDERS):
         off = [name for name, (stages, *_) in ours.OFF.items() if stage.replace("rollouts", "ppo") in stages]
@@ -40,7 +42,15 @@ def jobs(trl: str, trl_with_ppo: str):
         yield what | workload.size(stage), partial(measured, *command)
 
 
-def table(runs: pd.DataFrame) -> str:
+def switched_off():
+    """Three interleaved runs without each optimisation."""
+    for run, (off, (stages, *_)) in product(range(3), ours.OFF.items()):
+        for stage in stages.split():
+            what = {"machine": workload.machine(), "run": run, "stage": stage, "off": off}
+            yield what, partial(measured, sys.executable, HERE / "ours.py", stage, off)
+
+
+def contenders(runs: pd.DataFrame) -> str:
     """One machine's medians, lowest and highest in brackets, and their ratios to this series'."""
     runs = runs.assign(used=runs["flops"] / runs["seconds"] / runs["matrix_product"])
     runs = runs.groupby(["stage", "contender"])
@@ -62,12 +72,23 @@ def tables(runs: pd.DataFrame) -> str:
     parts = []
     for machine, rows in runs.groupby("machine", sort=False):
         versions = sorted(set(", ".join(rows["versions"]).split(", ")))
-        parts.append(f"{machine}; {', '.join(versions)}:\n\n{table(rows)}")
+        parts.append(f"{machine}; {', '.join(versions)}:\n\n{contenders(rows)}")
     return "\n\n".join(parts)
 
 
-def figure(runs: pd.DataFrame) -> None:
-    """Bars of the medians, a dot for each run, of the machine that was measured last."""
+def gains(runs: pd.DataFrame) -> str:
+    """Median seconds without each optimisation, and how many times those with all of them."""
+    medians = runs.pivot_table(index="off", columns="stage", values="seconds", aggfunc="median")
+    rows = []
+    for off in (off for off in ours.OFF if off in medians.index):
+        seconds, times = medians.loc[off], medians.loc[off] / medians.loc["nothing"]
+        cells = [f"{seconds[s]:.1f} s, {times[s]:.2f} x" if seconds[s] > 0 else "" for s in OPTIMISED]
+        rows.append((off.replace("_", " "), *cells))
+    return markdown(("without", *OPTIMISED.values()), *rows)
+
+
+def bars(runs: pd.DataFrame) -> None:
+    """docs/speed.png: the medians, a dot for each run, of the machine that was measured last."""
     runs = runs[runs["machine"] == runs["machine"].iloc[-1]].set_index(["stage", "contender"])["seconds"]
     fig, axes = pyplot.subplots(1, len(STAGES), figsize=(11, 2.4), sharey=True, layout="constrained")
     for ax, (stage, work) in zip(axes, STAGES.items()):
@@ -81,6 +102,8 @@ def figure(runs: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    runs = collect(RESULTS, jobs(*sys.argv[1:]) if sys.argv[1:] else ())
+    interpreters = sys.argv[1:]
+    runs = collect(SPEED, compared(*interpreters) if interpreters else ())
     print(tables(runs))
-    figure(runs)
+    bars(runs)
+    print(gains(collect(GAINS, switched_off() if interpreters else ())))

@@ -134,6 +134,23 @@ def change(found: pd.Series, correct: pd.Series) -> str:
     return f" ({mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}])"
 
 
+def compared(runs: pd.DataFrame, rows, shown: dict[str, str], correct: str, digits=None, alone=()) -> str:
+    """A table of each row's means over the seeds, and how they differ from the row `correct` of the same seeds.
+
+    The column that names the rows comes first in `runs`. Where `digits` are given, or a row stands `alone`, nothing is
+    compared.
+    """
+    runs, digits = runs.set_index([runs.columns[0], "seed"]), digits or {}
+    shown, lines = {name: title for name, title in shown.items() if name in runs}, []
+    for row in (row for row in rows if row in runs.index):
+        lines.append([row])
+        for name in shown:
+            found, compare = runs.loc[row, name], row not in (correct, *alone) and name not in digits
+            difference = change(found, runs.loc[correct, name]) if compare else ""
+            lines[-1].append(f"{found.mean():,.{digits.get(name, 2)}f}{difference}")
+    return markdown([runs.index.names[0], *shown.values()], *lines)
+
+
 def markdown(head, *rows) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

@@ -125,7 +125,7 @@ def length_bucketed(lengths: list[int], batch: int, seed: int) -> list[list[int]
     """Row indices of one epoch in batches of like length, in random order of batches.
 
     A batch holds hardly any padding: random batches of 32 SST-2 phrases are 2.7 times as large as their tokens, and
-    take twice as long (benchmarks/gains.py). Same seed, same batches.
+    take twice as long (docs/speed.md). Same seed, same batches.
     """
     rng = random.Random(seed)
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rng.random()))

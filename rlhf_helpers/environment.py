@@ -31,7 +31,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep the memory of freed tensors for the next ones; elsewhere it does nothing.
 
     By default each large tensor is mapped afresh and the kernel clears its pages again: at GPT-2's
-    size hundreds of megabytes per step, and SFT and PPO took 1.5 times as long (benchmarks/gains.py).
+    size hundreds of megabytes per step, and SFT and PPO took 1.5 times as long (docs/speed.md).
     """
     if platform.libc_ver()[0] == "glibc":
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h

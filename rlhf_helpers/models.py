@@ -29,7 +29,7 @@ ATTENTION = "sdpa_with_fp32_on_cpu"
 def _attention(module: nn.Module, query, key, value, attention_mask, **kwargs):
     """transformers' own attention, "sdpa", but in fp32 on a CPU even under autocast.
 
-    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16 (benchmarks/gains.py).
+    PyTorch's CPU kernel takes up to four times as long for short rows in bfloat16 (docs/speed.md).
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -5,12 +5,15 @@ What it writes runs and passes the checks; you put your idea in its place.
 
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).parents[1]
 TITLE = """# Beyond {number} · {name}
+
+{badges}
 
 What you will have at the end, in two or three sentences.
 
@@ -59,16 +62,19 @@ Ouyang et al., *InstructGPT*, [arXiv 2203.02155](https://arxiv.org/abs/2203.0215
 
 
 def write(name: str, root: Path = ROOT) -> Path:
-    """A runnable notebook beyond/<name>.ipynb, its set-up cell that of the others."""
+    """A runnable notebook beyond/<name>.ipynb, its set-up cell that of the others, and badges that open it."""
     path = root / "beyond" / f"{name}.ipynb"
     number, _, words = name.partition("-")
     if not (number.isdecimal() and words):
         raise ValueError(f"{name!r} is no number and name, like 5-Length")
     if path.exists():
         raise ValueError(f"{path} is there already")
-    other = nbformat.read(min(path.parent.glob("*.ipynb")), as_version=4)
+    beside = min(path.parent.glob("*.ipynb"))
+    other = nbformat.read(beside, as_version=4)
+    badges = other.cells[0].source.splitlines()[2].replace(quote(beside.name), quote(path.name))
     set_up = next(cell.source for cell in other.cells if cell.cell_type == "code")
-    cells = [new_markdown_cell(TITLE.format(number=number, name=words)), new_markdown_cell("## Set-up")]
+    title = TITLE.format(number=number, name=words, badges=badges)
+    cells = [new_markdown_cell(title), new_markdown_cell("## Set-up")]
     cells += [new_code_cell(source) for source in (set_up, CONFIGURATION, IMPORTS)]
     cells += [new_markdown_cell(QUESTION), new_code_cell(CELL), new_markdown_cell(READING), new_code_cell(CHECK)]
     nbformat.write(new_notebook(cells=[*cells, new_markdown_cell(RECAP)], metadata=other.metadata), path)

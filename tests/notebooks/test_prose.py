@@ -16,8 +16,6 @@ from rlhf_helpers.__main__ import execute
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted([*ROOT.glob("*.ipynb"), *ROOT.glob("beyond/*.ipynb")])
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-WRITTEN = {".md", ".ipynb", ".toml", ".cff", ".py", ".yaml", ".yml"}
-NOT_OURS = (".*", "artifacts", "build", "*.egg-info", "__pycache__")
 FENCE = re.compile(r"^( *```).*?^\1", re.M | re.S)
 
 PAPERS = {  # cite a further one by its abstract's page, and enter it here
@@ -117,10 +115,15 @@ def test_notebook_is_spelled(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_notebook_has_its_row(path):
+def test_notebook_has_its_row_and_badges_that_open_it(path):
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
-    link = f"]({quote(path.relative_to(ROOT).as_posix())})"
-    assert any(link in row for row in rows), f"no row of the README's tables begins with [its title{link}"
+    name = quote(path.relative_to(ROOT).as_posix())
+    row = next((row for row in rows if f"]({name})" in row), None)
+    assert row, f"no row of the README's tables begins with [its title]({name})"
+    opened = f"{ADDRESS}/blob/main/{name}"
+    colab = opened.replace("https://github.com", "https://colab.research.google.com/github")
+    for text in (row, prose(path).partition("\n#")[0]):
+        assert f"({colab})" in text and f"(https://kaggle.com/kernels/welcome?src={opened})" in text
 
 
 def test_a_new_notebook_passes(tmp_path, monkeypatch):
@@ -131,6 +134,7 @@ def test_a_new_notebook_passes(tmp_path, monkeypatch):
     (tmp_path / "beyond").mkdir()
     shutil.copy(NOTEBOOKS[-1], tmp_path / "beyond")
     path = new_notebook.write("9-Length", tmp_path)
+    assert prose(path).count(f"{ADDRESS.removeprefix('https://')}/blob/main/beyond/9-Length.ipynb") == 1
     with pytest.raises(ValueError, match="is there already"):
         new_notebook.write("9-Length", tmp_path)
     monkeypatch.chdir(ROOT)
@@ -139,23 +143,3 @@ def test_a_new_notebook_passes(tmp_path, monkeypatch):
     (tmp_path / "README.md").touch()
     assert not broken(path)
     subprocess.run([sys.executable, "-m", "ruff", "check", path], cwd=ROOT, check=True)
-
-
-def carry(root: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, root / "tools" / "address.py"], capture_output=True, text=True)
-
-
-def test_the_address_is_set_once(tmp_path):
-    """A fork changes it in pyproject.toml, and it is the same everywhere after `make address`."""
-    fork = shutil.copytree(ROOT, tmp_path / "fork", ignore=shutil.ignore_patterns(*NOT_OURS))
-    assert carry(fork).stdout == "the address is the same everywhere\n", "run make address"
-
-    other, pyproject = "https://github.com/some-one/a.fork", fork / "pyproject.toml"
-    pyproject.write_text(pyproject.read_text().replace(ADDRESS, other))
-    done = carry(fork)
-    assert done.returncode == 0 and done.stdout.count("changed") == len(NOTEBOOKS) + 2, done.stderr
-    texts = [path.read_text(encoding="utf-8") for path in fork.rglob("*.*") if path.suffix in WRITTEN]
-    assert not any(ADDRESS.removeprefix("https://github.com/") in text for text in texts)
-    badges = [link for text in texts for link in links(text) if "colab.research" in link]
-    opened = [b.partition("/blob/main/")[2] for b in badges if "/github/some-one/a.fork/blob/main/" in b]
-    assert sorted(opened) == sorted(2 * [quote(path.relative_to(ROOT).as_posix()) for path in NOTEBOOKS])

@@ -1,4 +1,4 @@
-"""The playground behind its page: what is typed, what is computed. The page itself: browser/test_pages.py."""
+"""The playground behind its page: what is typed, what is computed. The page itself: test_pages.py."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Nobody gets in: pickles and a repository's code never run, whatever is loaded. Tokens: slow/test_hub.py."""
+"""Nobody gets in: pickles and a repository's code never run, whatever is loaded."""
 
 import json
 import pickle

@@ -1,11 +1,9 @@
-"""The embedded preset: it needs reading, it doesn't bore, and its judge is exact."""
+"""The embedded preset: its judge is exact, and its files are what the seed gives."""
 
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from rlhf_helpers.data import load_tokenizer
 from rlhf_helpers.presets import TINY
@@ -39,13 +37,6 @@ def test_the_judge_refuses_what_is_no_review(reviews):
         assert grammar.judge(" ".join(words[::-1])) is None
     for text in ("", "the film", "ein guter film .", "the plot is an clever .", "a sailor finds a letter .", "🎬 ."):
         assert grammar.judge(text) is None, text
-
-
-def test_pairs_of_words_are_not_enough(reviews):
-    train, validation = reviews["train"], reviews["validation"]
-    count = CountVectorizer(ngram_range=(1, 2))
-    model = LogisticRegression(max_iter=300).fit(count.fit_transform(train["sentence"]), train["label"])
-    assert 0.6 < model.score(count.transform(validation["sentence"]), validation["label"]) < 0.85
 
 
 def test_the_files_are_what_the_seed_gives(reviews, monkeypatch):

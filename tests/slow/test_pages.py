@@ -1,10 +1,11 @@
-"""The site of `make book` and the playground's page, in Chromium."""
+"""The site of `make book` and the playground's page, in a headless Chromium; without one they are skipped."""
 
 import itertools
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,17 +19,16 @@ import pytest
 import torch
 import untrained
 
+from rlhf_helpers import evaluation, ppo
 from rlhf_helpers.data import load_tokenizer
 from rlhf_helpers.models import load_lm
 from rlhf_helpers.presets import NOTEBOOKS, load_preset
 from rlhf_helpers.rollouts import sample_rollouts
 
 pytest.importorskip("playwright", reason="driving a browser needs Playwright: make .venv/browser")
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect, sync_playwright
 
-from rlhf_helpers import evaluation, ppo
-
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SITE, SHOTS = ROOT / "artifacts" / "book", ROOT / "artifacts" / "browser"
 PAGES = [p.relative_to(SITE).as_posix() for p in sorted(SITE.rglob("*.html")) if "_static" not in p.parts]
 READ = """() => ({
@@ -36,6 +36,30 @@ READ = """() => ({
   pictures: [...document.querySelectorAll('article img')].map(i => [i.alt, i.naturalWidth]),
   overflow: document.documentElement.scrollWidth - window.innerWidth,
 })"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A Chromium or Chrome of the system, else Playwright's own."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        root = os.name == "posix" and os.geteuid() == 0
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
+        except Error:
+            pytest.skip("there is no Chromium: apt-get install chromium, or playwright install --with-deps chromium")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, request):
+    """An empty page; what it shows last is kept as a picture, whether the test passes or fails."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    yield page
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{request.node.name}-last.png")
+    page.close()
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +197,15 @@ def test_the_playground_shows_what_the_helpers_compute(page, tmp_path):
         page.get_by_label("Prompt", exact=True).fill(" ")
         page.get_by_role("button", name="Complete").click()
         expect(page.get_by_role("alert").filter(has_text="is empty")).to_be_visible()
+        for width, scheme in itertools.product((1400, 360), ("light", "dark")):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.screenshot(path=SHOTS / f"playground-{width}-{scheme}.png", full_page=True)
 
 
 def test_the_playground_with_a_real_model(page):
-    """Four policies; judges and likelihood; on a phone and in the dark. Pictures are kept in artifacts/browser."""
+    """Four policies, judges and likelihood; a picture is kept in artifacts/browser."""
     preset = load_preset("smollm2")
     if not all((preset.folder(stage) / "artifact.json").exists() for stage in NOTEBOOKS):
         pytest.skip("artifacts/smollm2 is not there: make smollm2, then RLHF_PRESET=smollm2 make tutorial")
@@ -193,8 +222,3 @@ def test_the_playground_with_a_real_model(page):
             expect(column.locator(".whole")).to_have_text(rollout.texts(tokenizer)[0])
             for line in ("VADER: ", "nats per token, and 95 % of its own are below"):
                 expect(column).to_contain_text(line)
-        for width, scheme in itertools.product((1400, 360), ("light", "dark")):
-            page.set_viewport_size({"width": width, "height": 1000})
-            page.emulate_media(color_scheme=scheme)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.screenshot(path=SHOTS / f"playground-{width}-{scheme}.png", full_page=True)
