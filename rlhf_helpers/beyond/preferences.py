@@ -1,7 +1,7 @@
-"""Learning from preferences: pairs in one form, responses that were given, DPO, K-way ranking and RLOO.
+"""Learning from preferences: pairs in one form, responses that were given, DPO's loss.
 
-A preference is a prompt and two responses, the first preferred. Sources: Bradley & Terry (1952), DPO
-(arXiv 2305.18290), InstructGPT (2203.02155, equation 1), RLOO (2402.14740).
+A preference is a prompt and two responses, the first preferred. Sources: Bradley & Terry
+(1952), DPO (arXiv 2305.18290).
 """
 
 import torch
@@ -53,25 +53,6 @@ def dpo_loss(
     margin = chosen_reward - rejected_reward
     stats = {"accuracy": (margin > 0).float(), "margin": margin, "chosen_reward": chosen_reward}
     return -logsigmoid(margin).mean(), {name: x.mean().item() for name, x in stats.items()}
-
-
-def ranking_loss(scores: torch.Tensor) -> torch.Tensor:
-    """Bradley-Terry over all pairs of K ranked responses, a scalar; `scores` is (B, K), best first.
-
-    -mean over rows and pairs i < j of log sigmoid(r_i - r_j). Source: InstructGPT, equation 1.
-    """
-    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
-    return -logsigmoid(scores[:, better] - scores[:, worse]).mean()
-
-
-def rloo_advantages(rewards: torch.Tensor, k: int) -> torch.Tensor:
-    """The reward of each response less the mean of the k - 1 others to its prompt, (B,).
-
-    Responses to one prompt stand side by side. Source: arXiv 2402.14740, section 3.3.
-    """
-    check(k >= 2 and len(rewards) % k == 0, f"{len(rewards)} responses are not groups of {k}, two or more")
-    groups = rewards.view(-1, k)
-    return (groups - (groups.sum(1, keepdim=True) - groups) / (k - 1)).flatten()
 
 
 def to_preferences(rows: Dataset, name: str = "the data set") -> Dataset:
