@@ -10,6 +10,7 @@ interrupted, on any number of processes that divides batch and minibatch.
 import argparse
 import contextlib
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def main() -> None:
     def whole_batch(experience: ppo.Experience) -> ppo.Experience:
         """The batch of all processes. A file's in place of the first one lets two runs learn from the same."""
         experience = run.gather(experience)
+        run.row["sampling_seconds"] = time.perf_counter() - run.start
         if arguments.experience is None or run.row["step"] > 0:
             return experience
         if given:

@@ -38,7 +38,7 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 7.5, height: floa
 
 
 def drawing(name: str) -> Image:
-    """One of the drawings: "overview-sft", "overview-reward-model", "overview-policy", "trunk-and-head", "ppo-loop"."""
+    """One of the drawings that tools/drawings.py makes: "overview-sft", "trunk-and-head", "ppo-loop", "processes"..."""
     return Image(DRAWINGS / f"{name}.png")
 
 

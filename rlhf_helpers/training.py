@@ -139,7 +139,7 @@ class Run:
 
     def _report(self, row: dict) -> None:
         if self.main and self._is_checkpoint(row["step"]):
-            shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr", "seconds", "tokens_per_second")]
+            shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr") and "second" not in k]
             tqdm.write(f"step {row['step'] + 1}: {', '.join(shown[:6])}", file=sys.stdout)
 
     def _check_finite(self, finite: bool, what: str) -> None:

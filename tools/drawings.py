@@ -177,10 +177,48 @@ def trunk_and_head() -> Figure:
     return figure
 
 
+def processes() -> Figure:
+    """Two processes three times: what each holds, and what goes over the wire."""
+    figure, axes = new_figure(width=8, height=4.7)
+    axes.set(xlim=(0, 80), ylim=(0, 47))
+    axes.axis("off")
+
+    def process(x, y, name, bars):
+        """One process: a row for each thing that it holds, cut into halves that are held (filled) or not."""
+        axes.add_patch(plt.Rectangle((x, y), 25, 15, fc="#F0F7FC", ec=BLUE, lw=1.2))
+        axes.text(x + 1, y + 13.6, name, va="center", weight="bold", fontsize=8.5, color=BLUE)
+        for i, (what, *halves) in enumerate(bars):
+            axes.text(x + 10.6, y + 10.1 - 4 * i, what, ha="right", va="center", fontsize=8.5)
+            for j, kind in enumerate(halves):
+                fill, ink = KINDS[kind or "data"]
+                corner = (x + 11.4 + 6.4 * j, y + 8.5 - 4 * i)
+                axes.add_patch(plt.Rectangle(corner, 6.2, 3.2, fc=fill, ec=GREY, lw=0.8, ls="-" if kind else ":"))
+                label = f"{j + 1}" if kind else ""
+                axes.text(corner[0] + 3.1, corner[1] + 1.6, label, ha="center", va="center", fontsize=8, color=ink)
+
+    def wire(x, text):
+        arrow = {"arrowstyle": "<|-|>", "color": "black", "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (x, 17.2), (x, 25.8), arrowprops=arrow)
+        axes.text(x + 1, 21.5, text, va="center", fontsize=8.5, linespacing=1.25)
+
+    held, ways = "trained", ["weights", "gradient", "Adam"]
+    for y, name, half in ((26, "process 0", (held, None)), (2, "process 1", (None, held))):
+        process(0.5, y, f"{name}: its share of the rows", [(way, held, held) for way in ways])
+        process(27.5, y, f"{name}: its share of the rows", [(way, *half) for way in ways])
+        rows = [("policy", held, held), ("its rows", *("frozen" if kind else None for kind in half))]
+        process(54.5, y, f"{name}: its share of prompts", [*rows, ("all rows", "frozen", "frozen")])
+    for x, title in ((0.5, "Data parallel"), (27.5, "Sharded"), (54.5, "PPO, before it learns")):
+        axes.text(x + 12.5, 44, title, ha="center", va="center", weight="bold")
+    wire(3, "all-reduce, once a step:\nthe mean of the gradients")
+    wire(29, "all-gather, twice a layer: weights\nreduce-scatter, once: gradient")
+    wire(57, "gather, once an update:\nthe rows with their scores")
+    return figure
+
+
 def main() -> None:
     DRAWINGS.mkdir(exist_ok=True)
     figures = {f"overview-{stage.replace(' ', '-')}": overview(stage) for stage in STAGES}
-    figures |= {"ppo-loop": ppo_loop(), "trunk-and-head": trunk_and_head()}
+    figures |= {"ppo-loop": ppo_loop(), "trunk-and-head": trunk_and_head(), "processes": processes()}
     for name, figure in figures.items():
         figure.savefig(DRAWINGS / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
 
