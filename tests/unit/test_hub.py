@@ -126,12 +126,14 @@ def test_an_adapter_names_its_base_as_others_can_load_it(server, finished, lm):
     assert "adapter_model.safetensors" in server.files and "model.safetensors" not in server.files
 
 
-def test_a_refusal_says_why_and_how_to_log_in_and_a_second_try_succeeds(server, finished, lm):
+def test_a_refusal_says_why_and_how_to_log_in_and_a_second_try_succeeds(server, finished, lm, monkeypatch, capfd):
+    """And the token is written nowhere, whatever happens."""
+    monkeypatch.setenv("HF_TOKEN", token := "hf_" + "x" * 34)
     policy = finished("policy", PolicyWithValueHead(lm))
     before = contents(policy)
     response = SimpleNamespace(status_code=401, headers={}, request=None)
     server.faults["create_repo"] = HfHubHTTPError("Invalid credentials", response=response)
-    with pytest.raises(PermissionError, match="(?s)Invalid credentials.*notebook_login.*Colab.*HF_TOKEN"):
+    with pytest.raises(PermissionError, match="(?s)Invalid credentials.*notebook_login.*Colab.*HF_TOKEN") as refused:
         hub.push(policy, "someone/reviews", **CARD)
     server.faults = {"upload_folder": ConnectionResetError("the line is cut")}
     with pytest.raises(ConnectionError, match="the line is cut. Run this cell again"):
@@ -140,3 +142,5 @@ def test_a_refusal_says_why_and_how_to_log_in_and_a_second_try_succeeds(server, 
     server.faults = {}
     hub.push(policy, "someone/reviews", **CARD)
     assert server.files["model.safetensors"] == before[Path("model.safetensors")]
+    written = [*contents(policy).values(), *server.files.values(), *map(str.encode, capfd.readouterr())]
+    assert not any(token.encode() in text for text in (*written, str(refused.value).encode()))
