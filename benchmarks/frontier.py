@@ -234,7 +234,7 @@ def jobs(names):
 
 
 def jobs_of_models(n=5):
-    """PPO and DPO on either side of one nat. A seed trains the SFT and the reward model, too, and splits the data."""
+    """PPO and DPO at two strengths. A seed trains the SFT and the reward model, too, and splits the data."""
     for preset in after_notebooks_1_and_2("tiny", n):
         run = notebook_3(preset)
         for name, strength in (("SFT", 1), ("PPO", 0.3), ("PPO", 0.1), ("DPO", 1.0), ("DPO", 0.3), ("best of n", 4)):
