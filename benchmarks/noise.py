@@ -1,15 +1,17 @@
 """How good must a reward model be? PPO against reward models that learnt from wrong labels, or from few.
 
-    python benchmarks/noise.py                  # two seeds of every reward model: an hour on one core
+    python benchmarks/noise.py                  # three seeds of every row: two hours on one core
     RLHF_SEED=0 python benchmarks/noise.py      # one seed
 
 On the preset `tiny`, where the grammar judges exactly. A reward model learns from notebook 2's rows, of which a share
 got the other label, or from fewer rows; its last step is kept, since who has only such labels can choose no better one.
-Then notebook 3's loop runs against it, at the preset's price. Each run is a row of noise-tiny.csv and not repeated. The
+Then notebook 3's loop runs against it, at the preset's price of KL; against the worst at twice that price, too, so that
+they can be compared where the KL is the same. Each run is a row of noise-tiny.csv and not repeated. The
 policies of a seed are judged on the same held-out prompts; `score` is that of the policy's own reward model.
 """
 
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +30,9 @@ SHOWN = {
     "accuracy": "accuracy", "judge_positive": "judged positive", "well_formed": "well-formed", "reward": "score",
     "kl": "KL", "distinct_2": "distinct-2",
 }  # fmt: skip
-# the share of wrong labels, and how many of notebook 2's rows are shown, twice each
-REWARD_MODELS = [(noise, 11_000) for noise in (0.0, 0.1, 0.2, 0.3, 0.4)] + [(0.0, 3_000), (0.0, 1_000)]
+# the share of wrong labels, how many of notebook 2's rows are shown, twice each, and the price of KL in PPO
+RUNS = [(noise, 11_000, 0.15) for noise in (0.0, 0.1, 0.2, 0.3, 0.4)] + [(0.0, 3_000, 0.15), (0.0, 1_000, 0.15)]
+RUNS += [(0.3, 11_000, 0.3), (0.4, 11_000, 0.3), (0.0, 1_000, 0.3)]
 
 
 def reward_model_from(preset, noise, rows) -> tuple[models.RewardModel, float]:
@@ -63,10 +66,11 @@ def reward_model_from(preset, noise, rows) -> tuple[models.RewardModel, float]:
     return model, right.float().mean().item()
 
 
-def figures(preset, noise, rows) -> dict:
-    """Of the policy that PPO makes with such a reward model."""
+def figures(preset, noise, rows, price) -> dict:
+    """Of the policy that PPO makes with such a reward model, at that price of a nat."""
     reward_model, accuracy = reward_model_from(preset, noise, rows)
-    run, folder = notebook_3(preset, reward_model), preset.folder("noise") / f"ppo-{noise}-{rows}"
+    run, folder = notebook_3(preset, reward_model), preset.folder("noise") / f"ppo-{noise}-{rows}-{price}"
+    run.preset = replace(preset, ppo_beta=price)
     _, found = align_and_judge(run, preset, folder, noise=noise, rows=rows)
     found["accuracy"] = accuracy
     return {name: round(found[name], 4) for name in SHOWN}
@@ -75,17 +79,17 @@ def figures(preset, noise, rows) -> dict:
 def table(runs: pd.DataFrame) -> str:
     """Means over the seeds, with the smallest and the largest."""
     lines = []
-    for noise, rows in REWARD_MODELS:
-        found = runs[(runs["noise"] == noise) & (runs["rows"] == rows)]
+    for noise, rows, price in RUNS:
+        found = runs[(runs["noise"] == noise) & (runs["rows"] == rows) & (runs["price"] == price)]
         cells = [f"{found[x].mean():.2f} [{found[x].min():.2f}, {found[x].max():.2f}]" for x in SHOWN]
-        lines.append([f"{noise:.0%}", f"{rows:,}", *cells])
-    return markdown(["wrong labels", "rows", *SHOWN.values()], *lines)
+        lines.append([f"{noise:.0%}", f"{rows:,}", f"{price}", *cells])
+    return markdown(["wrong labels", "rows", "price", *SHOWN.values()], *lines)
 
 
 def picture(runs: pd.DataFrame) -> None:
     """docs/noise.png: the judge on the policy, and the policy's own score, against the reward model's accuracy."""
     figure, (left, right) = plots.new_figure(columns=2, height=2.9)
-    runs = runs.sort_values("accuracy")
+    runs = runs[runs["price"] == 0.15].sort_values("accuracy")
     for kind, marker, colour, found in (
         ("wrong labels", "o", plots.BLUE, runs[runs["rows"] == 11_000]),
         ("fewer rows", "s", plots.RED, runs[runs["rows"] < 11_000]),
@@ -99,9 +103,10 @@ def picture(runs: pd.DataFrame) -> None:
 
 
 def jobs():
-    for preset in after_notebooks_1_and_2("tiny", seeds=2):
-        for noise, rows in REWARD_MODELS:
-            yield {"noise": noise, "rows": rows, "seed": preset.seed}, partial(figures, preset, noise, rows)
+    for preset in after_notebooks_1_and_2("tiny", seeds=3):
+        for noise, rows, price in RUNS:
+            what = {"noise": noise, "rows": rows, "price": price, "seed": preset.seed}
+            yield what, partial(figures, preset, noise, rows, price)
 
 
 if __name__ == "__main__":
