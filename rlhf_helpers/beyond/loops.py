@@ -57,8 +57,8 @@ def fit(
         with autocast(preset):
             loss, stats = loss_of(rows)
         weight = size(rows) / whole
-        for name, x in ({"loss": loss.detach()} | stats).items():
-            means[name] += weight * x
+        for name, x in ({"loss": loss.item()} | stats).items():
+            means[name] += weight * float(x)
         return weight * loss
 
     for step in run:
