@@ -23,7 +23,7 @@ def preset():
     return replace(load_preset("tiny"), **small)
 
 
-def run_of(folder, model, steps, kind=torch.optim.Adam, lr=1e-3):
+def run_of(folder, model, steps, lr=1e-3, kind=torch.optim.Adam):
     optimizer = kind(model.parameters(), lr=lr)
     scheduler = training.linear_schedule(optimizer, steps)
     return training.Run(folder, model, optimizer, scheduler, steps=steps, seed=0, settings={})
@@ -77,7 +77,7 @@ def test_fit_accumulates_gradients(lm, tokenizer, preset, tmp_path):
 
     losses = {}
     for name, model in models.items():
-        run = run_of(tmp_path / name, model, 1, torch.optim.SGD, lr=0.1)
+        run = run_of(tmp_path / name, model, 1, 0.1, torch.optim.SGD)
         settings = replace(preset, rows_at_once=None if name == "whole" else 1)
         size = {} if name == "by rows" else {"size": predicted}
         loops.fit(run, settings, [ROWS], partial(loss_of, model=model), **size)
