@@ -31,7 +31,7 @@ CONTENDERS = {"ours": "this series", "plain": "plain loop", "trl_peer": "TRL"}
 OPTIMISED = {"sft": "SFT", "rm": "reward model", "ppo": "PPO update"}
 
 
-def compared(trl: str, trl_with_ppo: str):
+def against_others(trl: str, trl_with_ppo: str):
     """Five interleaved runs of everything."""
     for run, stage, contender in product(range(5), STAGES, CONTENDERS):
         off = [name for name, (stages, *_) in ours.OFF.items() if stage.replace("rollouts", "ppo") in stages]
@@ -103,7 +103,7 @@ def bars(runs: pd.DataFrame) -> None:
 
 if __name__ == "__main__":
     interpreters = sys.argv[1:]
-    runs = collect(SPEED, compared(*interpreters) if interpreters else ())
+    runs = collect(SPEED, against_others(*interpreters) if interpreters else ())
     print(tables(runs))
     bars(runs)
     print(gains(collect(GAINS, switched_off() if interpreters else ())))

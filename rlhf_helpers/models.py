@@ -302,9 +302,10 @@ class PolicyWithValueHead(nn.Module):
                 index = {"metadata": {}, "weight_map": dict.fromkeys(file.keys(), weights.name)}
             weights.with_name("model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
         save_file(self.value_head.state_dict(), Path(folder) / "value_head.safetensors")
-        shutil.rmtree(Path(folder) / "critic", ignore_errors=True)  # of an earlier policy, which had one
         if self.critic is not None:
             self.critic.save_pretrained(Path(folder) / "critic")
+        else:  # one that an earlier policy left here is not this one's
+            shutil.rmtree(Path(folder) / "critic", ignore_errors=True)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "PolicyWithValueHead":

@@ -227,9 +227,8 @@ def ppo_update(
         if sum(s["approx_kl"] for s in history[begin:]) / len(history[begin:]) > max_kl:
             break
     means = {name: sum(s[name] for s in history) / len(history) for name in history[0]}
-    means["grad_norm"] = sum(norms) / len(norms)
     first = {"first_ratio": history[0]["ratio"], "first_ratio_max": history[0]["ratio_max"]}
-    return means | first | {"epochs": epoch + 1}
+    return means | {"grad_norm": sum(norms) / len(norms)} | first | {"epochs": epoch + 1}
 
 
 def experience_stats(e: Experience) -> dict[str, float]:

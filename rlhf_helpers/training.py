@@ -106,9 +106,8 @@ class Run:
         self.row.setdefault("seconds", time.perf_counter() - self.start)
 
     def step(self, losses: Iterable[torch.Tensor]) -> float:
-        """One optimiser step on the sum of `losses`; the gradient's norm before clipping.
+        """One optimiser step on the sum of `losses`, taken one after the other; the gradient's norm before clipping.
 
-        They may be computed one after the other, as the parts of a batch that together would not fit.
         Each parameter group is clipped by itself, so that a large gradient of the policy does not shrink the critic's.
         Raises FloatingPointError, before anything is changed, if the norm is not finite.
         """
@@ -139,7 +138,8 @@ class Run:
 
     def _report(self, row: dict) -> None:
         if self.main and self._is_checkpoint(row["step"]):
-            shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr") and "second" not in k]
+            hidden = ("step", "lr", "seconds", "sampling_seconds", "tokens_per_second")
+            shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in hidden]
             tqdm.write(f"step {row['step'] + 1}: {', '.join(shown[:6])}", file=sys.stdout)
 
     def _check_finite(self, finite: bool, what: str) -> None:

@@ -46,17 +46,15 @@ def fit(
 ) -> None:  # fmt: skip
     """Notebook 1's loop: one step of `run` for each batch.
 
-    `loss_of(batch)` gives the loss, a scalar, and statistics to log beside it. What `validate()`
-    gives is logged before each checkpoint; what it leaves in `run.state` is saved with it.
-
-    With `preset.rows_at_once` gradients are accumulated: `loss_of` is asked for so many rows at a time, each weighted
-    by its `size(rows)`: the number of rows, or that of their tokens where the loss is a mean over tokens.
+    `loss_of(batch)` gives the loss, a scalar, and statistics to log beside it. What `validate()` gives is logged before
+    each checkpoint; what it leaves in `run.state` is saved with it. With `preset.rows_at_once` gradients are
+    accumulated: `loss_of` is asked for so many rows at a time, weighted by their `size(rows)`: how many they are, or
+    how many tokens they have where the loss is a mean over tokens.
     """
 
-    def share_of(rows: Any, whole: float) -> Tensor:
+    def share_of(rows: Any, weight: float) -> Tensor:
         with autocast(preset):
             loss, stats = loss_of(rows)
-        weight = size(rows) / whole
         for name, x in ({"loss": loss.item()} | stats).items():
             means[name] += weight * float(x)
         return weight * loss
@@ -65,7 +63,9 @@ def fit(
         run.model.train()
         batch, means = batches[step], defaultdict(float)
         n = preset.rows_at_once or len(batch)
-        run.step(share_of(batch[i : i + n], size(batch)) for i in range(0, len(batch), n))
+        parts = [batch[i : i + n] for i in range(0, len(batch), n)]
+        sizes = [size(rows) for rows in parts] if len(parts) > 1 else [1]
+        run.step(share_of(rows, part / sum(sizes)) for rows, part in zip(parts, sizes))
         run.scheduler.step()
         run.log(**means)
         if (step + 1) % run.every == 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import yaml
 
 from rlhf_helpers.__main__ import execute, main
 from rlhf_helpers.presets import NOTEBOOKS
@@ -41,6 +42,11 @@ def test_committed_notebook(path):
     headings = re.findall(r"^(#+) ", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
     assert headings.count("#") == 1 and headings[0] == "#"
     assert all(len(b) <= len(a) + 1 for a, b in pairwise(headings))
+
+
+def test_conda_installs_what_make_does():
+    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert packages == ["python=3.11", "pip", {"pip": ["-c constraints.txt", "-e .[lab,beyond,test]"]}]
 
 
 def notebook_of(tmp_path, *sources):

@@ -78,7 +78,7 @@ MODELS = {
     ),
     "no end": (data.load_tokenizer, NO_END, "no end-of-text"),
     "more words than the model": (data.load_tokenizer, gpt2_of_100_words, "1600 tokens.* embeds 100"),
-    "no weights": (load_lm, {"model.safetensors": None}, "no file named model.safetensors.*Ways out"),
+    "no weights": (load_lm, {"model.safetensors": None}, "no file named model.safetensors.*Ways out.*gated.*HF_TOKEN"),
     "cut off": (load_lm, {"model.safetensors": WEIGHTS[:5000]}, "Safetensor"),
     "more layers than weights": (load_lm, {"config.json": config(n_layer=5)}, "lacks 2. weights of the model"),
     "an encoder": (load_lm, encoder, "later tokens.*encoder"),
