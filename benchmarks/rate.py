@@ -1,6 +1,7 @@
 """Is PPO's learning rate too high? Notebook 3's loop at several, with its table and its audit. After notebooks 1 and 2.
 
     RLHF_PRESET=smollm2 python benchmarks/rate.py 5e-5 2e-5     # one after the other; 40 minutes each on one core
+    RLHF_PRESET=smollm2 python benchmarks/rate.py 2e-5x120      # with 120 updates in place of the preset's
 
 A row of rate-smollm2.csv for each rate, and how each differs from the first, prompt by prompt. `worth` is reward less
 beta times KL, `slope` the audit's, as a share of the optimum's 1 / beta, over the responses that ended, `most_moved`
@@ -50,22 +51,24 @@ def audit(run, preset) -> dict:
     return {name: (x * preset.ppo_beta).item() for name, x in found.items()} | {"r2": r2.item()}
 
 
-def figures(preset, lr) -> dict:
+def tried(preset, name: str):
+    """The preset with the rate that `name` says, and with its number of updates: "2e-5", "2e-5x120"."""
+    lr, _, updates = name.partition("x")
+    return replace(preset, ppo_lr=float(lr), ppo_updates=int(updates or preset.ppo_updates))
+
+
+def figures(preset, name) -> dict:
     run = notebook_3(preset)
-    run.preset = replace(preset, ppo_lr=lr)
-    samples, found = align_and_judge(run, preset, folder_of(preset, lr))
-    samples.to_csv(folder_of(preset, lr) / "samples.csv")
+    run.preset = tried(preset, name)
+    samples, found = align_and_judge(run, run.preset, preset.folder("rate") / name)
+    samples.to_csv(preset.folder("rate") / name / "samples.csv")
     found["worth"] = found["reward"] - preset.ppo_beta * found["kl"]
     return {name: round(x, 4) for name, x in (found | audit(run, preset)).items()}
 
 
-def folder_of(preset, lr) -> Path:
-    return preset.folder("rate") / f"{lr:.0e}"
-
-
-def differences(preset, first, lr) -> str:
-    """From the first rate, on the same prompts, with their 95 % intervals."""
-    one, other = (pd.read_csv(folder_of(preset, x) / "samples.csv") for x in (first, lr))
+def differences(preset, first, name) -> str:
+    """From the first, on the same prompts, with their 95 % intervals."""
+    one, other = (pd.read_csv(preset.folder("rate") / x / "samples.csv") for x in (first, name))
     change = other[["reward", "kl", "judge_positive"]] - one[["reward", "kl", "judge_positive"]]
     change["worth"] = change["reward"] - preset.ppo_beta * change["kl"]
     return "; ".join(
@@ -77,8 +80,10 @@ def differences(preset, first, lr) -> str:
 
 if __name__ == "__main__":
     prepare()
-    preset, rates = load_preset(), [*map(float, sys.argv[1:])]
-    jobs = [({"lr": lr, "seed": preset.seed}, partial(figures, preset, lr)) for lr in rates]
+    preset, names = load_preset(), sys.argv[1:]
+    asked = {name: tried(preset, name) for name in names}
+    jobs = [({"lr": p.ppo_lr, "updates": p.ppo_updates, "seed": p.seed}, partial(figures, preset, name))
+            for name, p in asked.items()]  # fmt: skip
     print(collect(Path(__file__).parent / f"rate-{preset.name}.csv", jobs).round(3).T.to_string())
-    for lr in rates[1:]:
-        print(f"{lr:.0e} less {rates[0]:.0e}: {differences(preset, rates[0], lr)}")
+    for name in names[1:]:
+        print(f"{name} less {names[0]}: {differences(preset, names[0], name)}")

@@ -102,8 +102,8 @@ def align(
             batch = sample_rollouts(policy, prompts_of(update), tokenizer, preset.ppo_new_tokens)
             experience = collect_experience(
                 policy, reference, reward, batch,
-                beta=preset.ppo_beta, no_eos_score=preset.ppo_no_eos_score,
-                rows_at_once=preset.rows_at_once or preset.ppo_minibatch, gamma=preset.ppo_gamma, lam=preset.ppo_lam,
+                beta=preset.ppo_beta, no_eos_score=preset.ppo_no_eos_score, gamma=preset.ppo_gamma, lam=preset.ppo_lam,
+                rows_at_once=min(preset.rows_at_once or preset.ppo_minibatch, preset.ppo_minibatch),
             )  # fmt: skip
             experience = estimate(experience)
             if update < preset.ppo_critic_updates and getattr(policy, "critic", None) is not None:
