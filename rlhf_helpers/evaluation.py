@@ -54,7 +54,7 @@ def evaluate(
 
     Columns: `prompt`, `text`, `reward`, `judge_positive`, `kl` (to the reference, nats per
     response, k1), `nll` (under the base model, nats, summed), `length` (tokens), `eos_rate` (0/1).
-    The same seed gives every policy the same random numbers.
+    The same seed gives every policy the same random numbers, until a response ends earlier than another policy's.
     """
     device = next(policy.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
