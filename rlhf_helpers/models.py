@@ -244,8 +244,8 @@ class RewardModel(nn.Module):
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
         reward_model.model = _load(transformers.AutoModelForSequenceClassification, str(folder), "the reward model")
-        labels = reward_model.model.config.num_labels
-        check(labels == 1, f"{folder} holds no reward model but a classifier of {labels} labels")
+        check(reward_model.model.num_labels == 1, f"{folder} holds no reward model but a classifier of several labels")
+        disable_dropout(reward_model)
         return reward_model
 
 

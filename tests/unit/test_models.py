@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, pipeline
 
 from rlhf_helpers.data import encode, pad
-from rlhf_helpers.models import PolicyWithValueHead
+from rlhf_helpers.models import PolicyWithValueHead, RewardModel
 from rlhf_helpers.rollouts import response_outputs, sample_rollouts
 
 
@@ -22,6 +22,8 @@ def test_scores_are_equal_through_transformers(reward_model, tokenizer, tmp_path
     classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     theirs = classifier(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
     assert torch.allclose(ours, theirs, atol=1e-5)
+    again = RewardModel.from_pretrained(tmp_path).train()  # a critic made from it is trained
+    assert torch.equal(again(*pad(encode(texts, tokenizer, 32), tokenizer.pad_token_id)), ours), "dropout is back"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
