@@ -1,4 +1,4 @@
-"""Artifacts of the preset tiny without the training: the models of notebooks 1 to 3 in form, recorded like them."""
+"""Artifacts of a preset without the training: the models of notebooks 1 to 3 in form, recorded like them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from rlhf_helpers.models import PolicyWithValueHead, RewardModel, load_lm
 from rlhf_helpers.presets import Preset, load_preset
 
 
-def make(folder: Path, **changes) -> Preset:
-    preset = replace(load_preset("tiny"), artifacts=folder, **changes)
+def make(folder: Path, name: str = "tiny", **changes) -> Preset:
+    preset = replace(load_preset(name), artifacts=folder, **changes)
     tokenizer, lm = data.load_tokenizer(preset.model), load_lm(preset.model)
     torch.manual_seed(0)
     for stage in ("sft", "reward_model", "policy"):
