@@ -241,11 +241,11 @@ class RewardModel(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "RewardModel":
         """What `save_pretrained` saved. Raises ConnectionError if there is none, ValueError if it is another model."""
+        model = disable_dropout(_load(transformers.AutoModelForSequenceClassification, str(folder), "the reward model"))
+        check(model.num_labels == 1, f"{folder} holds no reward model but a classifier of {model.num_labels} labels")
         reward_model = cls.__new__(cls)
         nn.Module.__init__(reward_model)
-        reward_model.model = _load(transformers.AutoModelForSequenceClassification, str(folder), "the reward model")
-        check(reward_model.model.num_labels == 1, f"{folder} holds no reward model but a classifier of several labels")
-        disable_dropout(reward_model)
+        reward_model.model = model
         return reward_model
 
 

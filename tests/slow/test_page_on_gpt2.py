@@ -1,5 +1,7 @@
 """Notebook 3 up to its training on a model with GPT-2's own settings, dropout among them, which tiny has not."""
 
+import shutil
+
 import nbformat
 import pytest
 import untrained
@@ -14,7 +16,8 @@ def test_notebook_3_passes_its_checks_before_the_training(tmp_path, monkeypatch)
     found = {"MODEL": SHARED / "models" / "gpt2-mini", "PRESET": "gpt2", "ARTIFACTS": tmp_path}
     for name, value in found.items():
         monkeypatch.setenv(f"RLHF_{name}", str(value))
-    monkeypatch.setenv("HF_HOME", str(SHARED / "hf_home"))
+    shutil.copytree(SHARED / "hf_home", tmp_path / "hf", symlinks=True)  # the libraries write lock files
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     untrained.make(tmp_path, "gpt2")
     notebook = nbformat.read(ROOT / "3-RLHF.ipynb", as_version=4)
