@@ -1,6 +1,6 @@
 """What an update of PPO holds in memory, and what checkpointing, accumulation, LoRA and a shared trunk save: a table.
 
-    RLHF_PRESET=smollm2 python benchmarks/memory.py     # after make smollm2
+    RLHF_PRESET=smollm2 python benchmarks/memory.py     # after make smollm2; bf16 is slow where it is emulated
 
 Each way is a process of its own, which makes two updates as notebook 3 does, with the base model in the places of all
 four: it ends no response, so that each has the most tokens that it may have. "Computed" counts weights, gradients and
@@ -33,10 +33,10 @@ WAYS = {
 }
 
 
-def two_updates(changes: tuple[str, ...]) -> None:
+def two_updates(changes: tuple[str, ...], precision: str) -> None:
     """Makes them, and prints what they took."""
     prepare()
-    preset = replace(load_preset(), ppo_updates=2, ppo_critic_updates=0)
+    preset = replace(load_preset(), ppo_updates=2, ppo_critic_updates=0, precision=precision)
     preset = replace(preset, gradient_checkpointing="checkpointed" in changes)
     preset = replace(preset, rows_at_once=4 if "parts" in changes else None)
     tokenizer, reviews = data.load_tokenizer(preset.model), data.load_sentences(preset.dataset)
@@ -64,11 +64,11 @@ def two_updates(changes: tuple[str, ...]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        two_updates(WAYS[sys.argv[1]])
+        two_updates(WAYS[sys.argv[1]], sys.argv[2])
     else:
         rows = []
         for way in WAYS:
-            found = workload.measured(sys.executable, __file__, way)
-            rows.append((way, *(f"{found[name]:.1f}" for name in ("computed", "peak_gib"))))
+            fp32, bf16 = (workload.measured(sys.executable, __file__, way, p) for p in ("fp32", "bf16"))
+            rows.append((way, *(f"{x:.1f}" for x in (fp32["computed"], fp32["peak_gib"], bf16["peak_gib"]))))
             print(*rows[-1], flush=True)
-        print(workload.markdown(("way", "computed, GiB", "peak, GiB"), *rows))
+        print(workload.markdown(("way", "computed, GiB", "peak in fp32, GiB", "in bf16"), *rows))
