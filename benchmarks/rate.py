@@ -1,7 +1,7 @@
 """Is PPO's learning rate too high? Notebook 3's loop at several, with its table and its audit. After notebooks 1 and 2.
 
     RLHF_PRESET=smollm2 python benchmarks/rate.py 5e-5 2e-5     # one after the other; 40 minutes each on one core
-    RLHF_PRESET=smollm2 python benchmarks/rate.py 2e-5x120      # with 120 updates in place of the preset's
+    RLHF_PRESET=smollm2 python benchmarks/rate.py 2e-5x100      # with 100 updates in place of the preset's
 
 A row of rate-smollm2.csv for each rate, and how each differs from the first, prompt by prompt. `worth` is reward less
 beta times KL, `slope` the audit's, as a share of the optimum's 1 / beta, over the responses that ended, `most_moved`
@@ -52,7 +52,7 @@ def audit(run, preset) -> dict:
 
 
 def tried(preset, name: str):
-    """The preset with the rate that `name` says, and with its number of updates: "2e-5", "2e-5x120"."""
+    """The preset with the rate that `name` says, and with its number of updates: "2e-5", "2e-5x100"."""
     lr, _, updates = name.partition("x")
     return replace(preset, ppo_lr=float(lr), ppo_updates=int(updates or preset.ppo_updates))
 
