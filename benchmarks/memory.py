@@ -23,7 +23,7 @@ from rlhf_helpers.environment import prepare
 from rlhf_helpers.presets import load_preset
 
 WAYS = {
-    "as in notebook 3": (),
+    "as it is": (),
     "checkpointed": ("checkpointed",),
     "four rows at once": ("parts",),
     "LoRA": ("lora",),

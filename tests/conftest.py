@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -68,6 +70,17 @@ def data_set(tmp_path, monkeypatch):
         return str(tmp_path / "set")
 
     return data_set
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Has the libraries load from a copy of the Hub cache beside the project; they write lock files into it."""
+    cache = Path(__file__).parents[2] / "shared" / "hf_home"
+    if not cache.exists():
+        pytest.skip("no Hub cache beside the project")
+    shutil.copytree(cache, tmp_path / "hf", symlinks=True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture
