@@ -1,13 +1,13 @@
 """Reward and judge against KL: PPO, RLOO, GRPO, DPO, IPO, rejection sampling, best-of-n; and why is DPO below PPO?
 
-    python benchmarks/frontier.py                  # every row: about 40 minutes of one core
+    python benchmarks/frontier.py                  # every row: about two hours of one core
     python benchmarks/frontier.py DPO "DPO, one epoch"  # those of two methods
     python benchmarks/frontier.py models                # PPO and DPO from several pairs of models
 
 On the preset `tiny`, from the models of notebooks 1 and 2, which are run once. Each run is a row of
 frontier-tiny.csv, or with `models` of frontier-models-tiny.csv, and not repeated. A method may sample 1,024
-responses, at temperature 1; best-of-n trains nothing and samples n for each answer that it gives. Every policy
-answers the same 512 held-out prompts.
+responses, at temperature 1, in some rows 13,824; best-of-n trains nothing and samples n for each answer that it
+gives. Every policy answers the same 512 held-out prompts.
 """
 
 import copy
@@ -60,10 +60,10 @@ def measure(run, lm) -> dict:
     return figures(run, kl.mean(), scores(run, batch), batch.texts(run.tokenizer), batch.ended)
 
 
-def with_rewards(run, beta, seed, k=1, estimate=lambda experience: experience, critic=False):
+def with_rewards(run, beta, seed, k=1, estimate=lambda experience: experience, critic=False, responses=RESPONSES):
     """PPO's loop: `k` responses to a prompt, 64 an update."""
     preset = replace(run.preset, seed=seed, ppo_beta=beta, ppo_critic_updates=0, ppo_minibatch=64)
-    policy, updates, n = copy.deepcopy(run.policy), RESPONSES // 64, 64 // k
+    policy, updates, n = copy.deepcopy(run.policy), responses // 64, 64 // k
     if not critic:
         policy = models.PolicyWithValueHead(run.sft).to(preset.device)
         preset = replace(preset, ppo_value_coef=0.0)
@@ -166,14 +166,15 @@ def with_pairs(run, beta, seed, loss=dpo, responses=RESPONSES, k=2, rounds=1, dr
     return measure(run, lm.eval())
 
 
-def with_chosen(run, n, seed, choose, lr=4e-4):
+def with_chosen(run, n, seed, choose, lr=4e-4, responses=RESPONSES):
     """Fine-tuning on one response to each prompt, that of `n` which `choose` picks."""
     torch.manual_seed(seed)
-    prompts, (lm, *state) = RESPONSES // n, learner(run, STEPS, lr)
+    prompts, steps = responses // n, STEPS * responses // RESPONSES
+    lm, *state = learner(run, steps, lr)
     asked = [p for p in run.prompts("test", prompts, 1000 * seed) for _ in range(n)]
     batch = sample_rollouts(lm, asked, run.tokenizer, run.preset.ppo_new_tokens)
     picked = choose(scores(run, batch).view(-1, n)) + n * torch.arange(prompts)
-    batches = shuffled(prompts, 16, STEPS * 16 // prompts)
+    batches = shuffled(prompts, 16, -(-steps * 16 // prompts))[:steps]
     fitted(lm, batches, lambda rows: preferences.response_loss(lm, batch[picked[rows]]), *state)
     return measure(run, lm.eval())
 
@@ -190,13 +191,18 @@ def best_of(run, n, seed):
     return figures(run, evaluation.best_of_n_kl(n), found.amax(0), chosen, ended)
 
 
-def rloo(run, beta, seed, k=4, of_group=one_out):
-    return with_rewards(run, beta, seed, k, partial(group_relative, k=k, of_group=of_group))
+def rloo(run, beta, seed, k=4, of_group=one_out, responses=RESPONSES):
+    return with_rewards(run, beta, seed, k, partial(group_relative, k=k, of_group=of_group), responses=responses)
+
+
+def untrained(run, strength, seed):
+    """The SFT policy, with the random numbers with which every trained policy is measured."""
+    return measure(run, run.reference)
 
 
 BETAS, SIZES = (1.0, 0.3, 0.1, 0.03), (2, 4, 8, 16)
 METHODS = {  # what trains it, and its strengths, from the weakest on: a price of KL, or how many it chooses from
-    "SFT": (best_of, [1]),
+    "SFT": (untrained, [1]),
     "PPO": (partial(with_rewards, critic=True), BETAS),
     "RLOO": (rloo, BETAS),
     "GRPO": (partial(rloo, of_group=in_deviations), BETAS),
@@ -222,6 +228,9 @@ METHODS |= {
     "RLOO, k = 2": (partial(rloo, k=2), (1.0, 0.3, 0.1)),
     "RLOO, k = 2, told the order": (told_less, (0.3, 0.1)),
 }
+LONG = 13_824  # responses, about as many as notebook 3's PPO has on tiny, and a multiple of all batches
+AGAIN = {"PPO": (0.3, 0.1), "RLOO": (0.3, 0.1), "DPO": (1.0, 0.3), "rejection sampling": (4, 16)}
+METHODS |= {f"{x}, {LONG:,} responses": (partial(METHODS[x][0], responses=LONG), AGAIN[x]) for x in AGAIN}
 
 
 def jobs(names):
